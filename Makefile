@@ -1,0 +1,34 @@
+# The two commands of the README. Each prepares .venv on a bare machine (Python >= 3.11) and then runs.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# uv installs in seconds but does not read pip's settings: hand it the local wheels and the index that pip would use.
+pip_setting = $(shell python3 -m pip config get global.$(1) 2>/dev/null)
+export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(call pip_setting,find-links))
+export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(call pip_setting,index-url))
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.PHONY: study test lint setup clean
+
+study: setup
+	$(BIN)/acsearch study start law_v1 --budget 4 --resume
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "acsearch needs Python 3.11 or newer; python3 is %d.%d" % sys.version_info[:2])'
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(if $(UV_DEFAULT_INDEX),,env -u UV_DEFAULT_INDEX) $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) acsearch-runs

@@ -1,0 +1,7 @@
+"""acsearch finds the vision representation a multimodal LLM should use, finetuning only a few of the candidates."""
+
+from acsearch import _torchvision
+
+__version__ = "0.1.0"
+
+_torchvision.install_guard()

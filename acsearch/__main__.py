@@ -1,0 +1,5 @@
+"""`python -m acsearch`."""
+
+from acsearch.cli import main
+
+main()

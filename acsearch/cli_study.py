@@ -1,0 +1,196 @@
+"""The commands of `acsearch study`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from acsearch.errors import ConfigError
+from acsearch.home import Home
+
+if TYPE_CHECKING:
+    from acsearch.study import Study
+
+app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A study's name; see acsearch study list.")]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in acsearch-runs/.")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in acsearch-runs/.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def start(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A folder with a study.yaml, or a shipped name.")
+    ] = "law_v1",
+    budget: Annotated[int, typer.Option(help="Finetunes that may be started, whoever resumes.")] = 4,
+    name: Annotated[str | None, typer.Option(help="Name of this run of the study; default: the study's own.")] = None,
+    objective: Annotated[str | None, typer.Option(help="mean, or a benchmark; default: as the study says.")] = None,
+    policy: Annotated[str | None, typer.Option(help="What proposes; default: as the study says.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: as the study says.")] = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on if a study of this name exists.")] = False,
+) -> None:
+    """Start a study and run it until its budget is spent."""
+    from acsearch.config import load_study, shipped, update
+    from acsearch.study import Study, exists
+
+    config = load_study(study)
+    file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
+    home = Home(storage, tracking)
+    database = home.open_storage(create=True)
+    locks = home.locks(file.name)
+    if resume and exists(database, file.name):
+        _run(home, Study.open(database, locks, file.name))
+        return
+    source = study if study in shipped("study.yaml") else str(config.table_path.resolve())
+    _run(
+        home,
+        Study.start(database, locks, name=file.name, file=file, table=config.table, table_source=source, budget=budget),
+    )
+
+
+@app.command()
+def resume(
+    name: NameArgument,
+    budget: Annotated[int | None, typer.Option(help="Raise the budget to this many finetunes.")] = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+) -> None:
+    """Go on with a study that was interrupted, or that gets a larger budget."""
+    home = Home(storage, tracking)
+    study = _open(home, name)
+    if budget is not None:
+        study.raise_budget(budget)
+    _run(home, study)
+
+
+@app.command()
+def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -> None:
+    """What a study is doing now."""
+    from acsearch import console
+
+    snapshot = _open(Home(storage), name).snapshot()
+    if as_json:
+        finetunes = [
+            {"trial": r.trial, "representation": r.representation, "state": r.state} for r in snapshot.finetunes
+        ]
+        _print({"name": name, "budget": snapshot.budget, "finished": len(snapshot.finished), "finetunes": finetunes})
+    else:
+        console.status(snapshot)
+
+
+@app.command()
+def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> None:
+    """The recommendation of a study."""
+    from acsearch import console
+    from acsearch.report import headline, ranking
+
+    snapshot = _open(Home(storage), name).snapshot()
+    if not as_json:
+        console.summary(snapshot)
+        return
+    _print(
+        {
+            "name": name,
+            "objective": snapshot.objective,
+            "unit": snapshot.unit,
+            "policy": snapshot.policy,
+            "prior": snapshot.prior.name,
+            "seed": snapshot.seed,
+            "budget": snapshot.budget,
+            "recommendation": headline(snapshot),
+            "candidates": ranking(snapshot),
+            "finetunes": [
+                {
+                    "trial": record.trial,
+                    "representation": record.representation,
+                    "state": record.state,
+                    "scores": record.points,
+                    "objective": None if record.objective is None else 100 * record.objective,
+                    "seconds": record.seconds,
+                }
+                for record in snapshot.finetunes
+            ],
+        }
+    )
+
+
+@app.command("list")
+def list_studies(storage: Storage = None, as_json: Json = False) -> None:
+    """The studies of a storage."""
+    from acsearch import console
+    from acsearch.study import Study, summaries
+
+    home = Home(storage)
+    database = home.open_storage(create=False)
+    snapshots = [
+        Study.open(database, home.locks(summary.study_name), summary.study_name).snapshot()
+        for summary in summaries(database)
+    ]
+    if as_json:
+        _print(
+            [
+                {"name": s.name, "budget": s.budget, "finished": len(s.finished), "started": s.started.isoformat()}
+                for s in snapshots
+            ]
+        )
+    else:
+        console.studies(snapshots)
+
+
+@app.command()
+def report(
+    name: NameArgument,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default: NAME.html in acsearch-runs/.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write a self-contained HTML report."""
+    from acsearch.report import page
+
+    home = Home(storage)
+    snapshot = _open(home, name).snapshot()
+    file = out or home.folder / f"{name}.html"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(snapshot), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {file}: {error.strerror}") from error
+    typer.echo(f"wrote {file}")
+
+
+def _open(home: Home, name: str) -> Study:
+    from acsearch.study import Study, check_name
+
+    check_name(name)
+    return Study.open(home.open_storage(create=False), home.locks(name), name)
+
+
+def _run(home: Home, study: Study) -> None:
+    """Run a study to the end of its budget, with progress, and say what came out."""
+    from acsearch import console
+
+    with console.progress(study) as watch:
+        record = home.open_record(study.name)
+        record.record(study.snapshot())
+
+        def recorded(event: Any) -> None:
+            watch(event)
+            if event.kind == "finetuned":
+                record.record(study.snapshot())
+
+        study.run(recorded)
+        run = record.record(study.snapshot(), with_figures=True)
+    console.summary(study.snapshot())
+    console.where(home, study.name, run)
+
+
+def _print(data: Any) -> None:
+    from acsearch.cli import finite
+
+    typer.echo(json.dumps(finite(data), indent=2))

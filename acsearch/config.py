@@ -1,0 +1,255 @@
+"""Files become typed values here, strictly: an unknown key is an error that names the nearest known one.
+
+Three kinds are read: study files (`study.yaml`), the sheets that describe recorded tables, and priors. Paths inside a
+file are relative to the file. A table or study may also be given by the name of one that ships with acsearch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from acsearch.errors import AcsearchError, ConfigError, TableError
+from acsearch.law import FULL, parse_terms
+from acsearch.prior import Prior
+from acsearch.table import UNSTATED, Benchmark, Sheet, Table, parse_table
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BenchmarkSheet(_Strict):
+    floor: float
+    ceiling: float
+
+    @model_validator(mode="after")
+    def _floor_below_ceiling(self) -> BenchmarkSheet:
+        if self.floor >= self.ceiling:
+            raise ValueError(f"floor {self.floor:g} must be below ceiling {self.ceiling:g}")
+        return self
+
+
+class TableSheet(_Strict):
+    """The YAML beside a recorded table."""
+
+    title: str = ""
+    source: str = UNSTATED
+    llm: str = UNSTATED
+    alignment: Literal["A_cos", "A_ll", "unstated"]
+    correspondence: Literal["C", "C_compat", "unstated", "none"]
+    benchmarks: dict[str, BenchmarkSheet] = Field(min_length=1)
+
+
+class StudyFile(_Strict):
+    """`study.yaml`: what is searched, and how."""
+
+    name: Name
+    title: str = ""
+    table: str = Field(min_length=1, description="a recorded table that finetunes are looked up in")
+    policy: str = "default"
+    prior: str = "weak"
+    objective: str = "mean"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study file with its table read."""
+
+    file: StudyFile
+    table: Table
+    table_path: Path
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """Folders of acsearch's own `studies` package that hold this file, by name."""
+    root = Path(str(resources.files("studies")))
+    return {path.parent.name: path for path in sorted(root.glob(f"*/{kind}"))}
+
+
+def load_study(study: str) -> StudyConfig:
+    """Read a study from a folder, a `study.yaml`, or by the name of a shipped one. Raises ConfigError, TableError."""
+    path = _locate(study, "study.yaml", "study")
+    file = read_yaml(path, StudyFile)
+    table = path.parent / file.table  # an absolute path stays as it is
+    return StudyConfig(file, load_table(str(table)), table)
+
+
+def update(file: StudyFile, **changes: object) -> StudyFile:
+    """The same study with what the command line gives instead. Raises ConfigError."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return StudyFile.model_validate(file.model_dump() | given)
+    except ValidationError as error:
+        raise ConfigError(f"--{_first_problem(error, StudyFile)}") from error
+
+
+def load_table(table: str) -> Table:
+    """Read a table from a CSV file, a folder with a `table.csv`, or by the name of a shipped one. Raises TableError."""
+    path = _locate(table, "table.csv", "table")
+    sheet_path = path.with_suffix(".yaml")
+    name = path.parent.name if path.name == "table.csv" else path.name
+    sheet = None
+    if sheet_path.exists():
+        described = read_yaml(sheet_path, TableSheet)
+        scales = tuple(Benchmark(name, scale.floor, scale.ceiling) for name, scale in described.benchmarks.items())
+        sheet = Sheet(
+            described.alignment, described.correspondence, described.llm, described.source, described.title, scales
+        )
+    return parse_table(_read_text(path, TableError), name, sheet)
+
+
+def _locate(given: str, file_name: str, what: str) -> Path:
+    known = shipped(file_name)
+    if given in known:
+        return known[given]
+    path = Path(given)
+    if path.is_dir():
+        path = path / file_name
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(given, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; shipped with acsearch: {', '.join(known)}"
+    error = TableError if what == "table" else ConfigError
+    raise error(f"no {what} {given!r}: neither a file or folder that exists nor a shipped name{hint}")
+
+
+def _read_text(path: Path, error: type[AcsearchError]) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not UTF-8 text (byte {problem.start})") from problem
+    except OSError as problem:
+        raise error(f"{path}: {problem.strerror}") from problem
+
+
+def read_yaml(path: Path, model: type[Model]) -> Model:
+    """One YAML file as a strict model. Raises ConfigError naming file and key."""
+    try:
+        data = yaml.load(_read_text(path, ConfigError), Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error, model)}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets the second of two equal keys win silently; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.YAMLError(f"key {key!r} is given twice (line {key_node.start_mark.line + 1})")
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = list(model.model_fields) + list(BenchmarkSheet.model_fields if model is TableSheet else ())
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+    if problem["type"] == "missing":
+        return f"key {where!r} is missing"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r:.80}"
+
+
+class PriorFile(_Strict):
+    """A prior of the Bayesian law; see `acsearch.prior.Prior`."""
+
+    provenance: str = Field(min_length=1)
+    alignment: list[str] = Field(min_length=1)
+    correspondence: list[str] = Field(min_length=1)
+    mean: dict[str, float]
+    sd: dict[str, Annotated[float, Field(gt=0)]]
+    term_sets: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    sharing: list[Annotated[float, Field(gt=0, lt=1)]] = Field(min_length=1)
+    misfit: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    correlation: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
+    noise: float = Field(gt=0)
+    shape: float = Field(gt=1)
+    rate: float = Field(gt=0)
+    scale_median: float = Field(gt=0)
+    scale_spread: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _every_term(self) -> PriorFile:
+        for key, given in (("mean", self.mean), ("sd", self.sd)):
+            if set(given) != set(FULL):
+                raise ValueError(f"{key} must give exactly {', '.join(FULL)}")
+        return self
+
+
+def priors() -> dict[str, Path]:
+    """The priors that ship with acsearch, by name."""
+    return {path.stem: path for path in sorted(Path(str(resources.files("acsearch"))).glob("priors/*.yaml"))}
+
+
+def load_prior(prior: str) -> Prior:
+    """Read a prior by the name of a shipped one or from a YAML file. Raises ConfigError."""
+    path = priors().get(prior, Path(prior))
+    if not path.is_file():
+        raise ConfigError(f"no prior {prior!r}: neither a file that exists nor one of {', '.join(priors())}")
+    file = read_yaml(path, PriorFile)
+    return Prior(
+        name=path.stem,
+        provenance=file.provenance,
+        alignment=tuple(file.alignment),
+        correspondence=tuple(file.correspondence),
+        mean=tuple(file.mean[term] for term in FULL),
+        sd=tuple(file.sd[term] for term in FULL),
+        term_sets=tuple((parse_terms(terms), weight) for terms, weight in file.term_sets.items()),
+        sharing=tuple(file.sharing),
+        misfit=tuple(file.misfit),
+        correlation=tuple(file.correlation),
+        noise=file.noise,
+        shape=file.shape,
+        rate=file.rate,
+        scale_median=file.scale_median,
+        scale_spread=file.scale_spread,
+    )
+
+
+def write_prior(path: Path, prior: Prior) -> None:
+    """Write a prior that `load_prior` reads back. Raises ConfigError when the file cannot be written."""
+    data = {
+        "provenance": prior.provenance,
+        "alignment": list(prior.alignment),
+        "correspondence": list(prior.correspondence),
+        "mean": dict(zip(FULL, prior.mean, strict=True)),
+        "sd": dict(zip(FULL, prior.sd, strict=True)),
+        "term_sets": {"+".join(terms): weight for terms, weight in prior.term_sets},
+        "sharing": list(prior.sharing),
+        "misfit": list(prior.misfit),
+        "correlation": list(prior.correlation),
+        "noise": prior.noise,
+        "shape": prior.shape,
+        "rate": prior.rate,
+        "scale_median": prior.scale_median,
+        "scale_spread": prior.scale_spread,
+    }
+    try:
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,220 @@
+"""What the commands show in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from acsearch.diagnostics import LawFit
+from acsearch.home import Home
+from acsearch.replay import Estimate, Replay
+from acsearch.report import caveats, headline, ranking
+from acsearch.snapshot import Snapshot
+from acsearch.study import Event, Study, Watch
+from acsearch.table import Table
+
+_console = Console(highlight=False, soft_wrap=True)
+_SHOWN = 15
+
+
+def _grid(*columns: str, title: str | None = None) -> Grid:
+    grid = Grid(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        grid.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    return grid
+
+
+def _print_guess(table: Table) -> None:
+    if not table.sheet.stated:
+        scales = ", ".join(f"{b.name} {b.floor:g} to {b.ceiling:g}" for b in table.sheet.benchmarks[:3])
+        more = ", ..." if len(table.benchmarks) > 3 else ""
+        _console.print(
+            f"[yellow]No sheet beside this table[/]: definitions of A and C unstated, "
+            f"scales guessed ({escape(scales)}{more})."
+        )
+
+
+def law_fit(table: Table, fit: LawFit, *, weights: bool) -> None:
+    """Diagnostics per benchmark and on average."""
+    _print_guess(table)
+    grid = _grid("benchmark", "R²", "adjusted", "left-out", "on noise", "80 % covers")
+    rows = {name: [b.r2, b.r2_adjusted, b.r2_loo, b.r2_noise, b.coverage_80] for name, b in fit.benchmarks.items()}
+    for name, numbers in [*rows.items(), ("mean", list(fit.mean.values()))]:
+        style = "bold" if name == "mean" else None
+        shares = [_share(value) for value in numbers[:4]]
+        coverage = "–" if math.isnan(numbers[4]) else f"{100 * numbers[4]:.0f} %"
+        grid.add_row(escape(name), *shares, coverage, style=style)
+    form = "published (least squares)" if fit.surrogate == "published" else "Bayesian, hierarchical"
+    _console.print(
+        f"\nThe law on [bold]{escape(table.name)}[/], {form}, {len(table.representations)} representations\n"
+    )
+    _console.print(grid)
+    if fit.term_weights:
+        terms = ", ".join(f"{terms} {weight:.2f}" for terms, weight in fit.term_weights.items() if weight >= 0.005)
+        _console.print(f"\nTerms that the data ask for, with probability: {terms}")
+    else:
+        _console.print(f"\nTerms: {' + '.join(fit.terms)}")
+    if weights:
+        first = next(iter(fit.benchmarks.values()))
+        grid = _grid("benchmark", *first.coefficients, title="Weights in points, with 80 % intervals")
+        for name, one in fit.benchmarks.items():
+            cells = [f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.coefficients.values()]
+            grid.add_row(escape(name), *cells)
+        _console.print()
+        _console.print(grid)
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def replay(table: Table, results: Sequence[Replay], *, first_hit: bool) -> None:
+    """Policies side by side, then the first one per benchmark."""
+    _print_guess(table)
+    first = results[0]
+    pools = (
+        f"{first.repeats} random pools of {first.subset}"
+        if first.subset < len(table.representations)
+        else (f"{first.repeats} searches over all {first.subset}")
+    )
+    if first_hit:
+        _console.print(f"\n[bold]{escape(table.name)}[/], {pools}: finetunes until the top three first held the best\n")
+        columns = {"first_hit": "mean n", "within_budget": f"within {first.budget}"}
+    else:
+        _console.print(f"\n[bold]{escape(table.name)}[/], {pools}, after exactly {first.budget} finetunes\n")
+        columns = {
+            "recall@1": "recall@1",
+            "recall@3": "recall@3",
+            "finetuned": "was finetuned",
+            "regret": "regret, points",
+            "regret_sd": "regret, sd of mean",
+        }
+    grid = _grid("policy", *columns.values())
+    for result in results:
+        style = "bold" if result is first else None
+        grid.add_row(result.policy, *(_estimate(result.mean[key]) for key in columns), style=style)
+    _console.print(grid)
+    grid = _grid("benchmark", *(title for key, title in columns.items() if key != "regret_sd"))
+    for name, row in first.benchmarks.items():
+        grid.add_row(escape(name), *(_estimate(row[key]) for key in columns if key != "regret_sd"))
+    _console.print(f"\n[bold]{first.policy}[/] per benchmark\n")
+    _console.print(grid)
+    if first_hit:
+        _console.print(
+            "\n[yellow]This count flatters[/]: it stops at the first success, which only an oracle sees. "
+            "Use the default, --statistic exact, to judge a policy."
+        )
+
+
+def _estimate(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f}" + ("" if math.isnan(estimate.error) else f" ± {estimate.error:.3f}")
+
+
+@contextmanager
+def progress(study: Study) -> Iterator[Watch]:
+    """Says what a running study does, line by line, with a spinner in between."""
+    before = study.snapshot()
+    _console.print(
+        f"\nStudy [bold]{escape(study.name)}[/]: {len(before.table.representations)} candidates, "
+        f"{len(before.table.benchmarks)} benchmarks, budget {before.budget}, policy {before.policy}, objective "
+        f"{escape(before.objective)}"
+    )
+    if before.finished:
+        _console.print(f"{len(before.finished)} of {before.budget} finetunes are done already.")
+    with _console.status("preparing the MLflow record") as spinner:
+
+        def watch(event: Event) -> None:
+            name = escape(event.representation)
+            if event.kind == "waiting":
+                _console.print(
+                    f"  [dim]finetune {event.trial + 1}, {name}, belongs to another controller that is alive[/]"
+                )
+            elif event.kind == "finetuned" and event.step is not None:
+                spinner.update("writing the record")
+                snapshot = study.snapshot()
+                mine = next(record for record in snapshot.finetunes if record.trial == event.trial)
+                advice = event.step.recommendation
+                likely = int(advice.order[0])
+                value = float(snapshot.display(event.step.posterior.objective(snapshot.weights)[0])[mine.candidate])
+                _console.print(
+                    f"  finetune {event.trial + 1}  [bold]{name}[/]  {value:.2f}   "
+                    f"[dim]probably best: {escape(snapshot.table.representations[likely])}, "
+                    f"P = {advice.p_best[likely]:.2f}[/]"
+                )
+                spinner.update("choosing the next candidate")
+            else:
+                again = ", again after an interruption" if event.kind == "resumed" else ""
+                spinner.update(f"finetune {event.trial + 1}: {name}{again}")
+
+        yield watch
+
+
+def summary(snapshot: Snapshot) -> None:
+    """The closing summary: recommendation, ranking, cost."""
+    grid = _grid("representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned")
+    order = {record.candidate: place for place, record in enumerate(snapshot.finished, 1)}
+    rows = ranking(snapshot)
+    for row in rows[:_SHOWN]:
+        place = order.get(snapshot.table.representations.index(row["representation"]))
+        grid.add_row(
+            escape(row["representation"]),
+            f"{row['expected']:.2f}",
+            "" if row["finetuned"] else f"{row['low_80']:.2f} – {row['high_80']:.2f}",
+            f"{row['p_best']:.2f}",
+            f"{row['p_top3']:.2f}",
+            "" if place is None else f"#{place}",
+            style="bold" if row["finetuned"] else None,
+        )
+    _console.print(f"\n[bold]{escape(snapshot.title or snapshot.name)}[/]  [dim]({snapshot.unit})[/]\n")
+    _console.print(grid)
+    if len(rows) > _SHOWN:
+        _console.print(f"[dim]... and {len(rows) - _SHOWN} more; acsearch study show {snapshot.name} --json[/]")
+    _console.print()
+    for line in headline(snapshot):
+        _console.print(f"  {escape(line)}")
+    _console.print()
+    for line in caveats(snapshot):
+        _console.print(f"  [dim]{escape(line)}[/]")
+
+
+def where(home: Home, name: str, run: str) -> None:
+    """Where to look further."""
+    _console.print(
+        f"\n  report   acsearch study report {name}"
+        f"\n  MLflow   mlflow ui --backend-store-uri {home.tracking_uri}   [dim](run {run})[/]"
+        if home.tracking_uri.startswith("sqlite")
+        else f"\n  report   acsearch study report {name}\n  MLflow   {home.tracking_uri}   [dim](run {run})[/]"
+    )
+
+
+def status(snapshot: Snapshot) -> None:
+    """One line per finetune."""
+    _console.print(
+        f"\nStudy [bold]{escape(snapshot.name)}[/]: {len(snapshot.finished)} of {snapshot.budget} finetunes done\n"
+    )
+    grid = _grid("finetune", "representation", "state", "objective")
+    for record in snapshot.finetunes:
+        value = "" if record.objective is None else f"{100 * record.objective:.2f}"
+        grid.add_row(f"{record.trial + 1}", escape(record.representation or "not chosen yet"), record.state, value)
+    _console.print(grid)
+    if any(record.state == "interrupted" for record in snapshot.finetunes) or len(snapshot.finished) < snapshot.budget:
+        _console.print(f"\nGo on with: acsearch study resume {snapshot.name}")
+
+
+def studies(snapshots: Sequence[Snapshot]) -> None:
+    """One line per study."""
+    grid = _grid("study", "started", "finetunes", "best finetuned")
+    for s in snapshots:
+        best = s.best
+        grid.add_row(
+            escape(s.name),
+            f"{s.started:%Y-%m-%d %H:%M}",
+            f"{len(s.finished)} of {s.budget}",
+            escape(best.representation) if best else "",
+        )
+    _console.print(grid)

@@ -1,0 +1,28 @@
+"""Errors that a person can act on: each says what was given, what was expected and what to do.
+
+The command line prints them as one line; a traceback needs `--debug`.
+"""
+
+
+class AcsearchError(Exception):
+    """Base of every error that acsearch raises on purpose."""
+
+
+class TableError(AcsearchError):
+    """A recorded table, or the sheet that describes it, cannot be used as it stands."""
+
+
+class ConfigError(AcsearchError):
+    """A study file, a prior or a command's arguments cannot be used as they stand."""
+
+
+class DefinitionError(AcsearchError):
+    """Scores of different definitions were about to be mixed."""
+
+
+class StudyError(AcsearchError):
+    """A study is missing, exists already, or its storage does not belong to it."""
+
+
+class PoolExhausted(AcsearchError):
+    """Every candidate has been proposed already."""

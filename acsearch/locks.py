@@ -1,0 +1,44 @@
+"""Who works on what, on one machine: locks that the operating system frees the moment their owner dies.
+
+A lock is a file held with `flock`, so `kill -9` releases it and nothing needs to expire or be cleaned up. They lie
+beside the study's storage, where every controller of that storage finds the same ones. Several machines need leases
+in the storage itself; until those exist, one machine at a time may work on a study.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Locks:
+    """The locks of one study."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Wait until nobody else holds this lock, and hold it."""
+        with (self._folder / name).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Take this lock if nobody holds it; yields whether it is ours."""
+        with (self._folder / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def held(self, name: str) -> bool:
+        """Whether a living process holds this lock."""
+        with self.claim(name) as free:
+            return not free

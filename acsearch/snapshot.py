@@ -1,0 +1,122 @@
+"""What is known about a study at one moment: its finetunes, and what the law believed after each.
+
+Derived from the storage alone and the same wherever it is derived, so the MLflow record and the report can be made
+again at any time. Whatever policy proposes, the recommendation is the Bayesian law's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+
+import numpy as np
+
+from acsearch.bayes import HierarchicalLaw, Posterior, objective_weights
+from acsearch.law import Array, Features
+from acsearch.prior import Prior
+from acsearch.recommend import Recommendation, recommend
+from acsearch.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What was known after the first `number` finetunes. time: of the last of them, or of the study's start."""
+
+    number: int
+    posterior: Posterior
+    recommendation: Recommendation
+    time: datetime
+
+
+@dataclass(frozen=True)
+class FinetuneRecord:
+    """One trial of the study. points: scores by benchmark, empty until it is finished."""
+
+    trial: int
+    candidate: int | None
+    representation: str
+    state: str
+    points: dict[str, float]
+    seconds: float | None
+    objective: float | None
+    started: datetime
+    finished: datetime | None
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A study as its storage holds it at one moment."""
+
+    name: str
+    title: str
+    table: Table
+    objective: str
+    policy: str
+    prior: Prior
+    seed: int
+    budget: int
+    started: datetime
+    finetunes: tuple[FinetuneRecord, ...]
+    memory: dict[tuple[int, ...], Step] = field(default_factory=dict, repr=False)  # steps worked out before
+
+    @property
+    def weights(self) -> Array:
+        return objective_weights(self.table.benchmarks, self.objective)
+
+    @property
+    def finished(self) -> tuple[FinetuneRecord, ...]:
+        """Finished finetunes in the order in which they finished."""
+        done = [record for record in self.finetunes if record.points]
+        return tuple(sorted(done, key=lambda record: (record.finished or record.started, record.trial)))
+
+    @cached_property
+    def features(self) -> Features:
+        return Features.of(self.table)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What was known before the first finetune and after each."""
+        steps = []
+        for number in range(len(self.finished) + 1):
+            key = tuple(record.trial for record in self.finished[:number])
+            if key not in self.memory:
+                self.memory[key] = self._step(number)
+            steps.append(self.memory[key])
+        return tuple(steps)
+
+    def _step(self, number: int) -> Step:
+        records = self.finished[:number]
+        observed = np.array(
+            sorted(record.candidate for record in records if record.candidate is not None), dtype=np.intp
+        )
+        points = {record.candidate: [record.points[name] for name in self.table.benchmarks] for record in records}
+        scores = np.array([points[row] for row in observed]).reshape(len(observed), len(self.table.benchmarks))
+        scaled = (scores - self.table.floor) / self.table.span
+        posterior = HierarchicalLaw(self.prior).fit(self.features, observed, scaled)
+        time = (records[-1].finished if records else None) or self.started
+        return Step(number, posterior, recommend(posterior, self.weights, self.seed), time)
+
+    def display(self, scaled: Array) -> Array:
+        """Objective values for people: points of the benchmark, or percent of floor to ceiling for the mean."""
+        if self.objective == "mean":
+            return 100 * scaled
+        column = self.table.benchmark_index(self.objective)
+        shown: Array = self.table.floor[column] + self.table.span[column] * scaled
+        return shown
+
+    def shown(self, record: FinetuneRecord) -> float:
+        """The objective of a finished finetune, for people."""
+        assert record.objective is not None
+        return float(self.display(np.array(record.objective)))
+
+    @property
+    def best(self) -> FinetuneRecord | None:
+        """The finished finetune with the highest objective, the first of equals."""
+        return max(self.finished, key=self.shown, default=None)
+
+    @property
+    def unit(self) -> str:
+        return (
+            "% of floor to ceiling, mean of benchmarks" if self.objective == "mean" else f"points on {self.objective}"
+        )
