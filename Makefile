@@ -7,6 +7,7 @@ pip_setting = $(shell python3 -m pip config get global.$(1) 2>/dev/null)
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(call pip_setting,find-links))
 export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(call pip_setting,index-url))
 export MLFLOW_DISABLE_TELEMETRY ?= true
+unexport PYTHONDONTWRITEBYTECODE  # .venv is ours: without compiled modules every start takes ten seconds longer
 
 .PHONY: study test lint setup clean
 

@@ -119,7 +119,7 @@ def _noise(features: Features, n: int, seed: int) -> list[Features]:
     fakes = []
     for _ in range(n):
         alignment = np.broadcast_to(rng.random((shape[0], 1)), shape)
-        correspondence = rng.random(shape[0])
+        correspondence: Array = rng.random((shape[0], 1))[:, 0]
         fakes.append(Features(alignment, None if features.correspondence is None else correspondence))
     return fakes
 

@@ -172,7 +172,7 @@ def pages(tracking: str, experiment_name: str) -> dict[str, str]:
     experiments = quote(json.dumps([identity]))
     fragments = {
         "mlflow-runs": f"#/experiments/{identity}/runs?workflowType=machine_learning",
-        "mlflow-compare": f"#/compare-runs?workflowType=machine_learning&runs={runs}&experiments={experiments}",
+        "mlflow-compare": f"#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning",
     }
     views = saved_views((), has_correspondence=True)  # only where they are, not what they show
     return fragments | {f"mlflow-{v.key}": v.fragment(identity) for v in views if v.tag in experiment.tags}

@@ -1,0 +1,37 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acsearch.config import load_prior, load_table
+from acsearch.prior import Prior
+from acsearch.table import Table
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def v1() -> Table:
+    return load_table("law_v1")
+
+
+@pytest.fixture(scope="session")
+def v3() -> Table:
+    return load_table("law_v3")
+
+
+@pytest.fixture(scope="session")
+def ravel() -> Table:
+    """57 encoders on 11 benchmarks, without C; not ours to ship."""
+    path = ROOT.parent / "shared" / "data" / "ravel_qwen25.csv"
+    if not path.exists():
+        pytest.skip(f"needs the RAVEL table at {path.relative_to(ROOT.parent)}, which is not part of this repository")
+    return load_table(str(path))
+
+
+@pytest.fixture(scope="session")
+def weak() -> Prior:
+    return load_prior("weak")
