@@ -7,7 +7,8 @@ file are relative to the file. A table or study may also be given by the name of
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+import re
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,20 +20,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from acsearch.errors import AcsearchError, ConfigError, TableError
 from acsearch.law import FULL, parse_terms
 from acsearch.prior import Prior
-from acsearch.table import UNSTATED, Benchmark, Sheet, Table, parse_table
+from acsearch.table import LARGEST, UNSTATED, Benchmark, Sheet, Table, parse_table
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Points = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class BenchmarkSheet(_Strict):
-    floor: float
-    ceiling: float
+    floor: Points
+    ceiling: Points
 
     @model_validator(mode="after")
     def _floor_below_ceiling(self) -> BenchmarkSheet:
@@ -84,6 +86,8 @@ def load_study(study: str) -> StudyConfig:
     path = _locate(study, "study.yaml", "study")
     file = read_yaml(path, StudyFile)
     table = path.parent / file.table  # an absolute path stays as it is
+    if file.prior not in priors():
+        file = file.model_copy(update={"prior": str((path.parent / file.prior).resolve())})
     return StudyConfig(file, load_table(str(table)), table)
 
 
@@ -115,15 +119,24 @@ def _locate(given: str, file_name: str, what: str) -> Path:
     known = shipped(file_name)
     if given in known:
         return known[given]
-    path = Path(given)
-    if path.is_dir():
-        path = path / file_name
-    if path.is_file():
+    path, error = Path(given), TableError if what == "table" else ConfigError
+    if given and _is(Path.is_dir, path):
+        if not (path / file_name).is_file():
+            raise error(f"no {what} in the folder {given!r}: it has no file {file_name}")
+        return path / file_name
+    if _is(Path.is_file, path):
         return path
     near = difflib.get_close_matches(given, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; shipped with acsearch: {', '.join(known)}"
-    error = TableError if what == "table" else ConfigError
     raise error(f"no {what} {given!r}: neither a file or folder that exists nor a shipped name{hint}")
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """`path.is_file()` or `path.is_dir()`, where a path that cannot exist (a name too long) is not one either."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
 
 
 def _read_text(path: Path, error: type[AcsearchError]) -> str:
@@ -139,10 +152,11 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
     """One YAML file as a strict model. Raises ConfigError naming file and key."""
     try:
         data = yaml.load(_read_text(path, ConfigError), Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise ConfigError(f"{path}: expected keys and values, found {found}")
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -163,8 +177,15 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 takes 1e-3 for a string, and only 1.0e-3 for a number; here both are numbers
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    problem = error.errors()[0]
+    """The first unknown key, which is often why another one is missing; else the first problem of any kind."""
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
         known = list(model.model_fields) + list(BenchmarkSheet.model_fields if model is TableSheet else ())
@@ -172,7 +193,9 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
     if problem["type"] == "missing":
         return f"key {where!r} is missing"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r:.80}"
+    if problem["type"] == "value_error":  # our own checks say what was given
+        return f"{where}: {problem['ctx']['error']}" if problem["loc"] else str(problem["ctx"]["error"])
+    return f"{where}: {problem['msg']}, got {problem['input']!r:.80}"
 
 
 class PriorFile(_Strict):
@@ -197,7 +220,17 @@ class PriorFile(_Strict):
     def _every_term(self) -> PriorFile:
         for key, given in (("mean", self.mean), ("sd", self.sd)):
             if set(given) != set(FULL):
-                raise ValueError(f"{key} must give exactly {', '.join(FULL)}")
+                raise ValueError(f"{key} must give exactly {', '.join(FULL)}, not {', '.join(given) or 'nothing'}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_terms(self) -> PriorFile:
+        for terms in self.term_sets:
+            unknown = set(terms.split("+")) - {*FULL}
+            if unknown and terms != "full":
+                raise ValueError(
+                    f"term_sets: no term {min(unknown)!r} in {terms!r}; join {', '.join(FULL)} by +, or 'full' for all"
+                )
         return self
 
 
@@ -209,7 +242,7 @@ def priors() -> dict[str, Path]:
 def load_prior(prior: str) -> Prior:
     """Read a prior by the name of a shipped one or from a YAML file. Raises ConfigError."""
     path = priors().get(prior, Path(prior))
-    if not path.is_file():
+    if not _is(Path.is_file, path):
         raise ConfigError(f"no prior {prior!r}: neither a file that exists nor one of {', '.join(priors())}")
     file = read_yaml(path, PriorFile)
     return Prior(

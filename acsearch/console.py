@@ -19,6 +19,7 @@ from acsearch.study import Event, Study, Watch
 from acsearch.table import Table
 
 _console = Console(highlight=False, soft_wrap=True)
+_wide = Console(highlight=False, width=max(_console.width, 160))  # for grids that would lose digits otherwise
 _SHOWN = 15
 
 
@@ -66,7 +67,7 @@ def law_fit(table: Table, fit: LawFit, *, weights: bool) -> None:
             cells = [f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.coefficients.values()]
             grid.add_row(escape(name), *cells)
         _console.print()
-        _console.print(grid)
+        _wide.print(grid)
 
 
 def _share(value: float) -> str:
@@ -199,7 +200,7 @@ def status(snapshot: Snapshot) -> None:
     )
     grid = _grid("finetune", "representation", "state", "objective")
     for record in snapshot.finetunes:
-        value = "" if record.objective is None else f"{100 * record.objective:.2f}"
+        value = "" if record.objective is None else f"{snapshot.shown(record):.2f}"
         grid.add_row(f"{record.trial + 1}", escape(record.representation or "not chosen yet"), record.state, value)
     _console.print(grid)
     if any(record.state == "interrupted" for record in snapshot.finetunes) or len(snapshot.finished) < snapshot.budget:

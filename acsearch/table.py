@@ -23,7 +23,10 @@ from acsearch.errors import TableError
 
 COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence")
 UNSTATED = "unstated"
+LARGEST = 1e12  # of any number: far above all scores, and its square is still a float
 _OPTIONAL = "correspondence"
+_RESERVED = "mean"  # as an objective it is the average of all benchmarks
+_ROUNDING = 1e-9  # relative; what differs by less is the same value
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def parse_table(text: str, name: str, sheet: Sheet | None = None) -> Table:
 
     scores, alignment = column("score"), column("alignment")
     for values, what in ((scores, "score"), (alignment, "alignment")):
-        constant = np.ptp(values, axis=0) == 0
+        constant = _without_variation(values)
         if constant.any():
             column_index = int(constant.argmax())
             raise TableError(
@@ -141,7 +144,15 @@ def parse_table(text: str, name: str, sheet: Sheet | None = None) -> Table:
         name, representations, scores, alignment, _one_per_representation(cells, representations, name), table_sheet
     )
     _check_range(table, cells)
+    if table_sheet.correspondence == "none" and not np.isnan(table.correspondence).all():
+        raise TableError(f"{name}: its sheet says correspondence: none, but the table gives values")
     return table
+
+
+def _without_variation(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each column holds one value only, up to rounding."""
+    same: NDArray[np.bool_] = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0)
+    return same
 
 
 def _read_cells(text: str, name: str) -> dict[tuple[str, str], dict[str, float]]:
@@ -187,6 +198,8 @@ def _read_row(
     for column in ("representation", "benchmark"):
         if not row[column].strip() or row[column] != row[column].strip() or not row[column].isprintable():
             raise TableError(f"{where}, column {column}: {row[column]!r} is not a name")
+    if row["benchmark"] == _RESERVED:
+        raise TableError(f"{where}, column benchmark: {_RESERVED!r} stands for the average of all; give another name")
     key = (row["representation"], row["benchmark"])
     if key in cells:
         first = int(cells[key]["line"])
@@ -202,11 +215,15 @@ def _number(cell: str, column: str, where: str) -> float:
             return math.nan
         raise TableError(f"{where}, column {column}: the cell is empty")
     try:
+        if "_" in cell or not cell.isascii():  # float() would read 6_5 and other scripts' digits
+            raise ValueError
         value = float(cell)
     except ValueError:
         raise TableError(f"{where}, column {column}: {cell!r} is not a number") from None
     if not math.isfinite(value):
         raise TableError(f"{where}, column {column}: {cell!r} is not a finite number")
+    if abs(value) > LARGEST:
+        raise TableError(f"{where}, column {column}: {cell!r} is out of range, {LARGEST:g} at most")
     return value
 
 
@@ -219,13 +236,18 @@ def _one_per_representation(
         same = first[_OPTIONAL] == cell[_OPTIONAL] or (math.isnan(first[_OPTIONAL]) and math.isnan(cell[_OPTIONAL]))
         if not same:
             raise TableError(
-                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {cell[_OPTIONAL]:g}, but "
-                f"{first[_OPTIONAL]:g} on line {int(first['line'])}; C belongs to the encoder, not to the benchmark"
+                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {_shown(cell[_OPTIONAL])}, "
+                f"but {_shown(first[_OPTIONAL])} on line {int(first['line'])}; C belongs to the encoder, not to the "
+                f"benchmark"
             )
     values = np.array([found[representation][_OPTIONAL] for representation in representations])
-    if not np.isnan(values).any() and np.ptp(values) == 0:
+    if not np.isnan(values).any() and _without_variation(values):
         raise TableError(f"{name}: correspondence is {values[0]:g} everywhere; leave the cells empty if it is unknown")
     return values
+
+
+def _shown(value: float) -> str:
+    return "empty" if math.isnan(value) else f"{value:g}"
 
 
 def _guess(benchmarks: tuple[str, ...], scores: NDArray[np.float64]) -> Sheet:

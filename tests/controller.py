@@ -1,0 +1,50 @@
+"""A controller as a process of its own: starts or resumes a study of law_v1 whose finetunes take a while.
+
+    python tests/controller.py STUDY BUDGET SECONDS LOG      with $ACSEARCH_HOME set
+
+Writes a line to LOG as each finetune begins and another as it ends, so that a test can count them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from acsearch.config import load_study
+from acsearch.errors import StudyError
+from acsearch.finetunes import Observation, RecordedFinetunes
+from acsearch.home import Home
+from acsearch.study import Study, exists
+
+
+def main(name: str, budget: int, seconds: float, log: Path) -> None:
+    def say(what: str, trial: int, candidate: int) -> None:
+        with log.open("a") as file:
+            file.write(f"{what} {trial} {candidate} {os.getpid()}\n")
+
+    look_up = RecordedFinetunes.finetune
+
+    def slowly(self: RecordedFinetunes, candidate: int, trial: int) -> Observation:
+        say("begin", trial, candidate)
+        time.sleep(seconds)
+        observation = look_up(self, candidate, trial)
+        say("end", trial, candidate)
+        return observation
+
+    RecordedFinetunes.finetune = slowly  # type: ignore[method-assign]
+    config, home = load_study("law_v1"), Home()
+    storage, locks = home.open_storage(create=True), home.locks(name)
+    try:
+        study = Study.start(
+            storage, locks, name=name, file=config.file, table=config.table, table_source="law_v1", budget=budget
+        )
+    except StudyError:
+        assert exists(storage, name)
+        study = Study.open(storage, locks, name)
+    study.run(lambda event: None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))
