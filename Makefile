@@ -15,7 +15,7 @@ study: setup
 	$(BIN)/acsearch study start law_v1 --budget 4 --resume
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

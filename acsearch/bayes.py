@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not scipy.stats, which takes a second to import
 
 from acsearch.law import FULL, TERMS, WITHOUT_C, Array, Features, Index
 from acsearch.prior import Prior
@@ -257,7 +257,7 @@ class Posterior:
     def cdf(self, row: int, scores: Array) -> Array:
         """(M,) probability that a candidate not finetuned scores no more than this, exact."""
         centre, scale = self._predictive(row)
-        cdf: Array = self.weight @ stats.t.cdf((scores - centre) / scale, self.dof)
+        cdf: Array = self.weight @ special.stdtr(self.dof, (scores - centre) / scale)
         return cdf
 
     def coefficient_draws(self, n: int, rng: np.random.Generator) -> Array:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from acsearch.diagnostics import LawFit
-from acsearch.home import Home
-from acsearch.replay import Estimate, Replay
 from acsearch.report import caveats, headline, ranking
 from acsearch.snapshot import Snapshot
 from acsearch.study import Event, Study, Watch
 from acsearch.table import Table
+
+if TYPE_CHECKING:
+    from acsearch.diagnostics import LawFit
+    from acsearch.home import Home
+    from acsearch.replay import Estimate, Replay
 
 _console = Console(highlight=False, soft_wrap=True)
 _wide = Console(highlight=False, width=max(_console.width, 160))  # for grids that would lose digits otherwise

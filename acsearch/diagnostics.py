@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from acsearch.bayes import HierarchicalLaw, Posterior
 from acsearch.errors import TableError
@@ -161,7 +161,7 @@ def _half_width(fitted: LinearFit, design: Array, rest: Index, scores: Array, ro
         centred, new = design[rest, b] - centre, design[row, b] - centre
         leverage = 1 / len(rest) + new @ np.linalg.pinv(centred.T @ centred) @ new
         variance = ((scores[:, b] - fitted.fitted[rest, b]) ** 2).sum() / dof
-        half[b] = stats.t.ppf(0.5 + _LEVEL / 2, dof) * np.sqrt(variance * (1 + leverage))
+        half[b] = special.stdtrit(dof, 0.5 + _LEVEL / 2) * np.sqrt(variance * (1 + leverage))
     return half
 
 
@@ -183,7 +183,7 @@ def coefficients_of(fitted: LinearFit | Posterior, features: Features, scores: A
         for b in range(scores.shape[1]):
             variance = ((scores[:, b] - fitted.fitted[:, b]) ** 2).sum() / dof
             spread = np.sqrt(np.diag(np.linalg.pinv(design[:, b].T @ design[:, b])) * variance)
-            half[:, b] = stats.t.ppf(0.5 + _LEVEL / 2, dof) * spread
+            half[:, b] = special.stdtrit(dof, 0.5 + _LEVEL / 2) * spread
     return {
         term: np.stack([estimates[t], estimates[t] - half[t], estimates[t] + half[t]])
         for t, term in enumerate(("1", *fitted.terms))

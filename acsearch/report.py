@@ -11,7 +11,6 @@ import numpy as np
 
 from acsearch.bayes import HierarchicalLaw
 from acsearch.diagnostics import coefficients_of, finetuned_r2
-from acsearch.figures import figures
 from acsearch.snapshot import Snapshot, Step
 
 
@@ -116,6 +115,8 @@ def markdown(snapshot: Snapshot) -> str:
 
 def page(snapshot: Snapshot) -> str:
     """A self-contained HTML report."""
+    from acsearch.figures import figures  # here, because only a report needs matplotlib
+
     law = law_sheet(snapshot, snapshot.steps[-1])
     titles = {
         "plane": "The candidates and the law",
