@@ -143,14 +143,14 @@ def replay(
     """Measure a policy on a recorded table, beside random, top-A, A+C, the published policy and the oracle."""
     from acsearch import console
     from acsearch.config import load_prior, load_table
-    from acsearch.policy import DEFAULT, POLICIES
+    from acsearch.policy import POLICIES, resolve
     from acsearch.replay import replay as run
 
     if statistic not in ("exact", "first-hit"):
         raise ConfigError(f"--statistic {statistic!r}: choose exact or first-hit")
-    asked = list(POLICIES) if policy == "all" else [DEFAULT if one == "default" else one for one in policy.split(",")]
+    asked = list(POLICIES) if policy == "all" else [resolve(one) for one in policy.split(",")]
     beside = [] if as_json or policy == "all" else ["random", "top-a", "a+c", "published", "oracle"]
-    names = list(dict.fromkeys([*(name.lower() for name in asked), *beside]))
+    names = list(dict.fromkeys([*asked, *beside]))
     read = load_table(table)
     results = run(
         read,

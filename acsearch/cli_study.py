@@ -37,7 +37,7 @@ def start(
     resume: Annotated[bool, typer.Option("--resume", help="Go on if a study of this name exists.")] = False,
 ) -> None:
     """Start a study and run it until its budget is spent."""
-    from acsearch.config import load_study, shipped, update
+    from acsearch.config import load_study, update
     from acsearch.study import Study, exists
 
     config = load_study(study)
@@ -48,10 +48,9 @@ def start(
     if resume and exists(database, file.name):
         _run(home, Study.open(database, locks, file.name))
         return
-    source = study if study in shipped("study.yaml") else str(config.table_path.resolve())
     _run(
         home,
-        Study.start(database, locks, name=file.name, file=file, table=config.table, table_source=source, budget=budget),
+        Study.start(database, locks, name=file.name, file=file, table=config.table, prior=config.prior, budget=budget),
     )
 
 

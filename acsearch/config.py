@@ -68,11 +68,11 @@ class StudyFile(_Strict):
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study file with its table read."""
+    """A study file with its table and prior read; in `file` they are absolute paths or names of shipped ones."""
 
     file: StudyFile
     table: Table
-    table_path: Path
+    prior: Prior
 
 
 def shipped(kind: str) -> dict[str, Path]:
@@ -85,10 +85,15 @@ def load_study(study: str) -> StudyConfig:
     """Read a study from a folder, a `study.yaml`, or by the name of a shipped one. Raises ConfigError, TableError."""
     path = _locate(study, "study.yaml", "study")
     file = read_yaml(path, StudyFile)
-    table = path.parent / file.table  # an absolute path stays as it is
-    if file.prior not in priors():
-        file = file.model_copy(update={"prior": str((path.parent / file.prior).resolve())})
-    return StudyConfig(file, load_table(str(table)), table)
+    table = _absolute(file.table, path, shipped("table.csv"))
+    prior = file.prior if file.prior in priors() else _absolute(file.prior, path, priors())
+    return StudyConfig(file.model_copy(update={"table": table, "prior": prior}), load_table(table), load_prior(prior))
+
+
+def _absolute(given: str, file: Path, known: dict[str, Path]) -> str:
+    """A path in a file, from wherever it is looked at: absolute, or the name of what is shipped there."""
+    path = (file.parent / given).resolve()
+    return next((name for name, place in known.items() if place.resolve() == path), str(path))
 
 
 def update(file: StudyFile, **changes: object) -> StudyFile:
@@ -265,7 +270,7 @@ def load_prior(prior: str) -> Prior:
 
 
 def write_prior(path: Path, prior: Prior) -> None:
-    """Write a prior that `load_prior` reads back. Raises ConfigError when the file cannot be written."""
+    """Write a prior that `load_prior` reads back. Raises ConfigError when it would not, or cannot be written."""
     data = {
         "provenance": prior.provenance,
         "alignment": list(prior.alignment),
@@ -283,6 +288,9 @@ def write_prior(path: Path, prior: Prior) -> None:
         "scale_spread": prior.scale_spread,
     }
     try:
+        PriorFile.model_validate(data)
         path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    except ValidationError as error:
+        raise ConfigError(f"{path}: not a usable prior: {_first_problem(error, PriorFile)}") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from acsearch.report import caveats, headline, ranking
+from acsearch.report import caveats, headline, interval, ranking
 from acsearch.snapshot import Snapshot
 from acsearch.study import Event, Study, Watch
 from acsearch.table import Table
@@ -168,7 +168,7 @@ def summary(snapshot: Snapshot) -> None:
         grid.add_row(
             escape(row["representation"]),
             f"{row['expected']:.2f}",
-            "" if row["finetuned"] else f"{row['low_80']:.2f} – {row['high_80']:.2f}",
+            interval(row),
             f"{row['p_best']:.2f}",
             f"{row['p_top3']:.2f}",
             "" if place is None else f"#{place}",

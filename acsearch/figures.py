@@ -86,16 +86,18 @@ def predicted(snapshot: Snapshot) -> Figure:
         assert record.candidate is not None
         advice, row = step.recommendation, record.candidate
         x = snapshot.shown(record)
-        low, middle, high = (float(snapshot.display(v[row])) for v in (advice.low, advice.mean, advice.high))
+        low, mean, high = (float(snapshot.display(v[row])) for v in (advice.low, advice.mean, advice.high))
         if step.number == 0:
             continue  # before the first finetune the level of a benchmark is anybody's guess
-        axes.errorbar(x, middle, yerr=[[middle - low], [high - middle]], fmt="o", color=_ACCENT, ecolor=_LIGHT)
+        axes.errorbar(x, mean, yerr=[[mean - low], [high - mean]], fmt="o", color=_ACCENT, ecolor=_LIGHT)
         texts[len(observed)] = f"{record.representation} ({step.number + 1})"
         observed.append(x)
-        expected.append(middle)
+        expected.append(mean)
     if observed:
-        ends = [min(observed + expected), max(observed + expected)]
-        axes.plot(ends, ends, color=_INK, linewidth=1, zorder=1)
+        middle = float(np.mean(observed))
+        axes.axline((middle, middle), slope=1, color=_INK, linewidth=1, zorder=1, label="as predicted")
+        axes.legend(loc="upper left", frameon=True, fontsize=8)
+        axes.margins(x=0.15)
         _label(axes, np.array(observed), np.array(expected), texts)
     else:
         axes.text(0.5, 0.5, "after the second finetune", ha="center", transform=axes.transAxes, color=_LIGHT)
@@ -125,21 +127,24 @@ def _axes(xlabel: str) -> tuple[Figure, Axes]:
 
 
 def _label(axes: Axes, x: Array, y: Array, texts: dict[int, str]) -> None:
-    """Write each text beside its point, moved up or down where it would lie on one written before."""
+    """Write each text beside its point, moved up where it would lie on one written before."""
     width, height = np.ptp(x) or 1.0, np.ptp(y) or 1.0
     written: list[tuple[float, float]] = []
     for row in sorted(texts, key=lambda row: (y[row], x[row])):
-        right = bool(x[row] - x.min() > 0.75 * width)
-        place = (float(x[row]), float(y[row]))
-        while any(abs(place[0] - a) < 0.2 * width and abs(place[1] - b) < 0.04 * height for a, b in written):
-            place = (place[0], place[1] + 0.02 * height)
-        written.append(place)
-        shift = 0.015 * width * (-1 if right else 1)
+        side = -1 if x[row] - x.min() > 0.75 * width else 1
+        lifts = 0
+        while any(
+            abs(x[row] - a) < 0.2 * width and abs(y[row] + 0.025 * height * lifts - b) < 0.04 * height
+            for a, b in written
+        ):
+            lifts += 1
+        written.append((float(x[row]), float(y[row] + 0.025 * height * lifts)))
         axes.annotate(
             texts[row],
             (x[row], y[row]),
-            xytext=(place[0] + shift, place[1]),
-            ha="right" if right else "left",
+            xytext=(9 * side, 9 * lifts),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
             va="center",
             fontsize=8,
             color=_INK,

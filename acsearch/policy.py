@@ -173,6 +173,11 @@ POLICIES = (*_ACQUISITIONS, "published", *_RULES, "oracle")
 STUDY_POLICIES = tuple(name for name in POLICIES if name != "oracle")
 
 
+def resolve(name: str) -> str:
+    """The name that a policy is kept under: `default` may be another one in a later version."""
+    return DEFAULT if name.lower() == "default" else name.lower()
+
+
 def make_policy(
     name: str,
     prior: Prior,
@@ -185,7 +190,7 @@ def make_policy(
     truth: (N, M) scaled scores of the whole pool, for the oracle, which finetunes the best first.
     fit: stands in for fitting the law, for instance to remember fits.
     """
-    key = DEFAULT if name.lower() == "default" else name.lower()
+    key = resolve(name)
     if key in _ACQUISITIONS:
         return LawPolicy(fit or HierarchicalLaw(prior).fit, _ACQUISITIONS[key])
     if key in _RULES:

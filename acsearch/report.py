@@ -39,6 +39,11 @@ def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
     return rows
 
 
+def interval(row: dict[str, Any]) -> str:
+    """The 80 % interval of a row of the ranking; nothing for a candidate that was finetuned, whose score is known."""
+    return "" if row["finetuned"] else f"{row['low_80']:.2f} to {row['high_80']:.2f}"
+
+
 def law_sheet(snapshot: Snapshot, step: Step) -> dict[str, Any]:
     """What the law says after a step, as numbers: fit, terms, and each benchmark's weights in points."""
     r2, r2_loo = finetuned_r2(HierarchicalLaw(snapshot.prior), snapshot.features, step.posterior)
@@ -106,10 +111,9 @@ def markdown(snapshot: Snapshot) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in ranking(snapshot)[:15]:
-        lines.append(
-            f"| {row['representation']} | {row['expected']:.2f} | {row['low_80']:.2f} to {row['high_80']:.2f} "
-            f"| {row['p_best']:.2f} | {row['p_top3']:.2f} | {'yes' if row['finetuned'] else ''} |"
-        )
+        chances = f"{row['p_best']:.2f} | {row['p_top3']:.2f}"
+        done = "yes" if row["finetuned"] else ""
+        lines.append(f"| {row['representation']} | {row['expected']:.2f} | {interval(row)} | {chances} | {done} |")
     return "\n".join([*lines, "", *(f"*{line}*  " for line in caveats(snapshot))])
 
 
@@ -140,7 +144,7 @@ def page(snapshot: Snapshot) -> str:
                 [
                     row["representation"],
                     f"{row['expected']:.2f}",
-                    f"{row['low_80']:.2f} to {row['high_80']:.2f}",
+                    interval(row),
                     f"{row['p_best']:.2f}",
                     f"{row['p_top3']:.2f}",
                     f"{row['A']:.3f}",

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -35,7 +35,7 @@ from acsearch.errors import ConfigError, StudyError
 from acsearch.finetunes import Finetunes, RecordedFinetunes
 from acsearch.law import Features
 from acsearch.locks import Locks
-from acsearch.policy import Policy, make_policy
+from acsearch.policy import Policy, make_policy, resolve
 from acsearch.prior import Prior
 from acsearch.sampler import PARAMETER, SCORES, CandidateSampler
 from acsearch.snapshot import FinetuneRecord, Snapshot, Step
@@ -57,6 +57,7 @@ class Event:
 
 
 Watch = Callable[[Event], None]
+Part = TypeVar("Part", Table, Prior)
 
 
 class Study:
@@ -79,7 +80,7 @@ class Study:
         name: str,
         file: StudyFile,
         table: Table,
-        table_source: str,
+        prior: Prior,
         budget: int,
     ) -> Study:
         """Write a new study down. Raises StudyError if the name is taken, ConfigError if the parts do not fit."""
@@ -87,7 +88,6 @@ class Study:
             raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
         if file.objective != "mean" and file.objective not in table.benchmarks:
             raise ConfigError(f"objective {file.objective!r}: neither 'mean' nor one of {', '.join(table.benchmarks)}")
-        prior = load_prior(file.prior)
         prior.check(table.sheet)
         make_policy(file.policy, prior)
         with locks.exclusive("start"):
@@ -102,10 +102,10 @@ class Study:
             about = {
                 "format": _FORMAT,
                 "title": file.title,
-                "table": {"source": table_source, "digest": digest(table)},
+                "table": {"source": file.table, "digest": digest(table)},
                 "objective": file.objective,
-                "policy": file.policy,
-                "prior": file.prior,
+                "policy": resolve(file.policy),
+                "prior": {"source": file.prior, "digest": digest(prior)},
                 "seed": file.seed,
                 "started": datetime.now().isoformat(),
             }
@@ -212,15 +212,18 @@ class Study:
 
     @cached_property
     def _table(self) -> Table:
-        source = self._about["table"]["source"]
-        table = load_table(source)
-        if digest(table) != self._about["table"]["digest"]:
-            raise StudyError(f"study {self.name!r}: {source} has changed since the study was started")
-        return table
+        return self._unchanged("table", load_table)
 
     @cached_property
     def _prior(self) -> Prior:
-        return load_prior(self._about["prior"])
+        return self._unchanged("prior", load_prior)
+
+    def _unchanged(self, what: str, load: Callable[[str], Part]) -> Part:
+        source = self._about[what]["source"]
+        part = load(source)
+        if digest(part) != self._about[what]["digest"]:
+            raise StudyError(f"study {self.name!r}: the {what} {source} has changed since the study was started")
+        return part
 
     @cached_property
     def _sampler(self) -> CandidateSampler:
@@ -284,7 +287,10 @@ def summaries(storage: optuna.storages.BaseStorage) -> list[optuna.study.StudySu
     return [one for one in optuna.get_all_study_summaries(storage) if _ABOUT in one.user_attrs]
 
 
-def digest(table: Table) -> str:
-    """Fingerprint of all that a study reads from a table."""
-    parts = (table.representations, table.sheet, table.scores.tobytes(), table.alignment.tobytes())
-    return hashlib.sha256(repr((*parts, table.correspondence.tobytes())).encode()).hexdigest()[:16]
+def digest(part: Table | Prior) -> str:
+    """Fingerprint of all that a study reads from a table or a prior."""
+    content: object = part
+    if isinstance(part, Table):
+        arrays = (part.scores.tobytes(), part.alignment.tobytes(), part.correspondence.tobytes())
+        content = (part.representations, part.sheet, *arrays)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

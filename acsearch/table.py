@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence"
 UNSTATED = "unstated"
 LARGEST = 1e12  # of any number: far above all scores, and its square is still a float
 _OPTIONAL = "correspondence"
+_BENCHMARK = re.compile(r"\w[\w.: -]{0,199}")  # becomes part of a metric's name, for which MLflow takes no more
 _RESERVED = "mean"  # as an objective it is the average of all benchmarks
 _ROUNDING = 1e-9  # relative; what differs by less is the same value
 
@@ -198,6 +200,11 @@ def _read_row(
     for column in ("representation", "benchmark"):
         if not row[column].strip() or row[column] != row[column].strip() or not row[column].isprintable():
             raise TableError(f"{where}, column {column}: {row[column]!r} is not a name")
+    if not _BENCHMARK.fullmatch(row["benchmark"]):
+        raise TableError(
+            f"{where}, column benchmark: {row['benchmark']!r} must be letters, digits, spaces and '_', '.', ':', '-', "
+            f"200 at most, as it names a metric"
+        )
     if row["benchmark"] == _RESERVED:
         raise TableError(f"{where}, column benchmark: {_RESERVED!r} stands for the average of all; give another name")
     key = (row["representation"], row["benchmark"])

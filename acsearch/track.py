@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from acsearch import __version__
 from acsearch.errors import StudyError
 from acsearch.figures import figures
 from acsearch.locks import Locks
@@ -126,6 +127,7 @@ class Record:
         key = f"{snapshot.name}/{snapshot.started.isoformat()}/{kind}/{which}"
         if key not in runs:
             tags = {"acsearch.key": key, "acsearch.kind": kind, "acsearch.study": snapshot.name}
+            tags["mlflow.source.name"] = f"acsearch {__version__}"
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent
             runs[key] = self._client.create_run(experiment, _milliseconds(started), tags, run_name)
@@ -199,15 +201,16 @@ class Record:
         self, experiment: str, runs: dict[str, Run], parent: str, snapshot: Snapshot, record: FinetuneRecord
     ) -> None:
         assert record.candidate is not None
-        key, name = f"{record.trial}", record.representation
-        run = self._run(experiment, runs, snapshot, "finetune", key, name, record.started, parent)
+        name = record.representation
+        shown = f"{name} (finetune {record.trial + 1})"  # its run of scores has the plain name
+        run = self._run(experiment, runs, snapshot, "finetune", str(record.trial), shown, record.started, parent)
         if run.info.status == "FINISHED":
             return
         metrics = _scores(snapshot, record.candidate)
         if record.objective is not None:
             metrics |= {"agg/score": 100 * record.objective, "cost/seconds": record.seconds or 0.0}
             metrics |= {f"bench/{benchmark}": points for benchmark, points in record.points.items()}
-        self._log(run.info.run_id, record.finished or record.started, 0, metrics, representation=name, trial=key)
+        self._log(run.info.run_id, record.finished or record.started, 0, metrics, representation=name)
         self._set_status(run, _STATUS.get(record.state, "FAILED"), record.finished or record.started)
 
     def _record_summary(self, run: str, snapshot: Snapshot) -> None:

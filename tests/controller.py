@@ -38,7 +38,7 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
     storage, locks = home.open_storage(create=True), home.locks(name)
     try:
         study = Study.start(
-            storage, locks, name=name, file=config.file, table=config.table, table_source="law_v1", budget=budget
+            storage, locks, name=name, file=config.file, table=config.table, prior=config.prior, budget=budget
         )
     except StudyError:
         assert exists(storage, name)

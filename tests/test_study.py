@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 
-from acsearch.config import load_study, update
+from acsearch.config import load_study, shipped, update
 from acsearch.errors import ConfigError, StudyError
 from acsearch.home import Home
 from acsearch.study import Event, Snapshot, Study
@@ -34,7 +33,7 @@ def start(home: Home, name: str = "s", budget: int = 4, **changes: object) -> St
     file = update(config.file, **changes)
     storage = home.open_storage(create=True)
     return Study.start(
-        storage, home.locks(name), name=name, file=file, table=config.table, table_source="law_v1", budget=budget
+        storage, home.locks(name), name=name, file=file, table=config.table, prior=config.prior, budget=budget
     )
 
 
@@ -118,16 +117,17 @@ def test_a_half_written_start_is_started_again(home: Home) -> None:
 def test_a_changed_table_is_refused(home: Home, tmp_path: Path) -> None:
     config = load_study("law_v1")
     copy = tmp_path / "table.csv"
-    copy.write_text(config.table_path.read_text())
-    copy.with_suffix(".yaml").write_text(config.table_path.with_suffix(".yaml").read_text())
+    original = shipped("table.csv")["law_v1"]
+    copy.write_text(original.read_text())
+    copy.with_suffix(".yaml").write_text(original.with_suffix(".yaml").read_text())
     storage, locks = home.open_storage(create=True), home.locks("s")
     Study.start(
         storage,
         locks,
         name="s",
-        file=config.file,
-        table=replace(config.table, name=tmp_path.name),
-        table_source=str(copy),
+        file=update(config.file, table=str(copy)),
+        table=config.table,
+        prior=config.prior,
         budget=2,
     ).run(ignore)
     copy.write_text(copy.read_text().replace("15.66", "15.67"))

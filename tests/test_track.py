@@ -28,7 +28,7 @@ class Recorded:
             name="s",
             file=config.file,
             table=config.table,
-            table_source="law_v1",
+            prior=config.prior,
             budget=4,
         )
         self.record: Record = self.home.open_record("s")
@@ -76,7 +76,9 @@ def test_one_run_for_the_study_each_candidate_and_each_finetune(recorded: Record
         assert run.info.status == "FINISHED"
         if run is not parent:
             assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-            assert run.data.params["representation"] == run.info.run_name
+            finetune = run.data.tags["acsearch.kind"] == "finetune"
+            assert run.info.run_name.startswith(run.data.params["representation"])
+            assert ("(finetune" in run.info.run_name) == finetune
 
 
 def test_every_metric_is_there_once(recorded: Recorded) -> None:
