@@ -36,6 +36,7 @@ from acsearch.prior import Prior
 from acsearch.table import Sheet
 
 _LEVEL_SD = 10.0  # of mu_b, in units of a benchmark's scale: vague
+_INTERVAL_DRAWS = 4000
 _NEGLIGIBLE = 1e-4  # posterior weight below which a grid point is dropped
 _SCALE_GRID = np.linspace(-4.0, 2.0, 61)  # log tau_b around its prior median
 
@@ -260,11 +261,23 @@ class Posterior:
         cdf: Array = self.weight @ special.stdtr(self.dof, (scores - centre) / scale)
         return cdf
 
-    def coefficient_draws(self, n: int, rng: np.random.Generator) -> Array:
-        """(n, M, terms) of the weights of each benchmark, in scaled scores."""
-        drawn = np.concatenate([law for *_, law in self._weight_draws(n, rng)]).reshape(n, -1, len(TERMS))
-        scaled: Array = (drawn[:, :1] + drawn[:, 1:]) * self.scale[:, None]
-        return scaled
+    def covers(self, row: int, scores: Array, level: float) -> Array:
+        """(M,) 1 where the central interval of a candidate not finetuned holds its score, else 0."""
+        return (np.abs(self.cdf(row, scores) - 0.5) <= level / 2).astype(float)
+
+    def weight_intervals(self, level: float) -> dict[str, Array]:
+        """By term (3, M): mean, low and high of the weight of each benchmark, from draws with a fixed seed."""
+        rng = np.random.default_rng(0)
+        drawn = np.concatenate([law for *_, law in self._weight_draws(_INTERVAL_DRAWS, rng)])
+        weights = drawn.reshape(_INTERVAL_DRAWS, -1, len(TERMS))
+        weights = (weights[:, :1] + weights[:, 1:]) * self.scale[:, None]  # (draws, M, terms)
+        low, high = np.quantile(weights, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        ever = {"1"}.union(*self.terms)
+        return {
+            term: np.stack([weights[..., t].mean(axis=0), low[:, t], high[:, t]])
+            for t, term in enumerate(TERMS)
+            if term in ever
+        }
 
     def learnt_prior(self, base: Prior, sheet: Sheet, inflate: float) -> Prior:
         """A prior for studies of the same definitions: the shared weights learnt here, their variance inflated."""

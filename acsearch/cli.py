@@ -53,24 +53,13 @@ def law_fit(
 ) -> None:
     """Diagnose the law on a table: R² in sample, adjusted, left-out and on noise, and interval coverage."""
     from acsearch import console
-    from acsearch.bayes import HierarchicalLaw
     from acsearch.config import load_prior, load_table
     from acsearch.diagnostics import diagnose
-    from acsearch.law import FULL, WITHOUT_C, PublishedLaw, parse_terms
+    from acsearch.surrogates import make_surrogate
 
-    surrogate = surrogate or ("published" if terms else "bayes")
-    if surrogate not in ("bayes", "published"):
-        raise ConfigError(f"--surrogate {surrogate!r}: choose bayes or published")
-    if surrogate == "bayes" and terms:
-        raise ConfigError("--terms belongs to --surrogate published; the Bayesian law weighs sets of terms by the data")
+    name = surrogate or ("published" if terms else "bayes")
     read = load_table(table)
-    if surrogate == "published":
-        form = PublishedLaw(parse_terms(terms) if terms else FULL if read.has_correspondence else WITHOUT_C)
-        result = diagnose(read, form, noise_fits=200, seed=seed)
-    else:
-        chosen = load_prior(prior)
-        chosen.check(read.sheet)
-        result = diagnose(read, HierarchicalLaw(chosen), seed=seed)
+    result = diagnose(read, name, make_surrogate(name, read, load_prior(prior), terms), seed=seed)
     if not as_json:
         console.law_fit(read, result, weights=weights)
         return
@@ -79,13 +68,13 @@ def law_fit(
         {
             "table": result.table,
             "surrogate": result.surrogate,
-            "terms": result.term_weights or list(result.terms),
+            "terms": result.term_weights,
             "benchmarks": {
                 name: {key: getattr(fit, key) for key in names}
                 | {
                     "weights": {
                         term: {"estimate": i.estimate, "low_80": i.low, "high_80": i.high}
-                        for term, i in fit.coefficients.items()
+                        for term, i in fit.weights.items()
                     },
                     "residuals": fit.residuals,
                 }
@@ -143,7 +132,7 @@ def replay(
     """Measure a policy on a recorded table, beside random, top-A, A+C, the published policy and the oracle."""
     from acsearch import console
     from acsearch.config import load_prior, load_table
-    from acsearch.policy import POLICIES, resolve
+    from acsearch.policies import POLICIES, resolve
     from acsearch.replay import replay as run
 
     if statistic not in ("exact", "first-hit"):

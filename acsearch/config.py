@@ -7,9 +7,10 @@ file are relative to the file. A table or study may also be given by the name of
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,6 +25,7 @@ from acsearch.table import LARGEST, UNSTATED, Benchmark, Sheet, Table, parse_tab
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+FileName = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 Points = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -59,9 +61,9 @@ class StudyFile(_Strict):
 
     name: Name
     title: str = ""
-    table: str = Field(min_length=1, description="a recorded table that finetunes are looked up in")
+    table: FileName = Field(description="a recorded table that finetunes are looked up in")
     policy: str = "default"
-    prior: str = "weak"
+    prior: FileName = "weak"
     objective: str = "mean"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
@@ -92,7 +94,7 @@ def load_study(study: str) -> StudyConfig:
 
 def _absolute(given: str, file: Path, known: dict[str, Path]) -> str:
     """A path in a file, from wherever it is looked at: absolute, or the name of what is shipped there."""
-    path = (file.parent / given).resolve()
+    path = Path(os.path.realpath(file.parent / given))
     return next((name for name, place in known.items() if place.resolve() == path), str(path))
 
 
@@ -109,7 +111,7 @@ def load_table(table: str) -> Table:
     """Read a table from a CSV file, a folder with a `table.csv`, or by the name of a shipped one. Raises TableError."""
     path = _locate(table, "table.csv", "table")
     sheet_path = path.with_suffix(".yaml")
-    name = path.parent.name if path.name == "table.csv" else path.name
+    name = path.resolve().parent.name if path.name == "table.csv" else path.name
     sheet = None
     if sheet_path.exists():
         described = read_yaml(sheet_path, TableSheet)
@@ -117,7 +119,7 @@ def load_table(table: str) -> Table:
         sheet = Sheet(
             described.alignment, described.correspondence, described.llm, described.source, described.title, scales
         )
-    return parse_table(_read_text(path, TableError), name, sheet)
+    return replace(parse_table(_read_text(path, TableError), str(path), sheet), name=name)
 
 
 def _locate(given: str, file_name: str, what: str) -> Path:

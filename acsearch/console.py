@@ -53,21 +53,18 @@ def law_fit(table: Table, fit: LawFit, *, weights: bool) -> None:
         shares = [_share(value) for value in numbers[:4]]
         coverage = "–" if math.isnan(numbers[4]) else f"{100 * numbers[4]:.0f} %"
         grid.add_row(escape(name), *shares, coverage, style=style)
-    form = "published (least squares)" if fit.surrogate == "published" else "Bayesian, hierarchical"
     _console.print(
-        f"\nThe law on [bold]{escape(table.name)}[/], {form}, {len(table.representations)} representations\n"
+        f"\nThe law on [bold]{escape(table.name)}[/], surrogate {fit.surrogate}, "
+        f"{len(table.representations)} representations\n"
     )
     _console.print(grid)
-    if fit.term_weights:
-        terms = ", ".join(f"{terms} {weight:.2f}" for terms, weight in fit.term_weights.items() if weight >= 0.005)
-        _console.print(f"\nTerms that the data ask for, with probability: {terms}")
-    else:
-        _console.print(f"\nTerms: {' + '.join(fit.terms)}")
+    terms = ", ".join(f"{terms} {weight:.2f}" for terms, weight in fit.term_weights.items() if weight >= 0.005)
+    _console.print(f"\nTerms, with their probability: {terms}")
     if weights:
         first = next(iter(fit.benchmarks.values()))
-        grid = _grid("benchmark", *first.coefficients, title="Weights in points, with 80 % intervals")
+        grid = _grid("benchmark", *first.weights, title="Weights in points, with 80 % intervals")
         for name, one in fit.benchmarks.items():
-            cells = [f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.coefficients.values()]
+            cells = [f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.weights.values()]
             grid.add_row(escape(name), *cells)
         _console.print()
         _wide.print(grid)

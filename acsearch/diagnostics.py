@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from acsearch.bayes import HierarchicalLaw, Posterior
 from acsearch.errors import TableError
-from acsearch.law import FULL, TERMS, Array, Features, Index, LinearFit, PublishedLaw
+from acsearch.law import Array, Features, Index, Surrogate
 from acsearch.table import Table
 
 _LEVEL = 0.8
-_COEFFICIENT_DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -39,17 +37,16 @@ class BenchmarkFit:
     r2_loo: float
     r2_noise: float
     coverage_80: float
-    coefficients: dict[str, Interval]
+    weights: dict[str, Interval]
     residuals: dict[str, float]  # score minus left-out prediction, in points, by representation
 
 
 @dataclass(frozen=True)
 class LawFit:
-    """Diagnostics of a table. term_weights: posterior probability of each set of terms, empty for the published law."""
+    """Diagnostics of a table. term_weights: probability of each set of terms."""
 
     table: str
     surrogate: str
-    terms: tuple[str, ...]
     benchmarks: dict[str, BenchmarkFit]
     term_weights: dict[str, float]
 
@@ -60,30 +57,27 @@ class LawFit:
         return {name: float(np.mean([getattr(fit, name) for fit in self.benchmarks.values()])) for name in names}
 
 
-def diagnose(table: Table, law: PublishedLaw | HierarchicalLaw, *, noise_fits: int = 20, seed: int = 0) -> LawFit:
-    """Fit a table whole, without each candidate in turn, and on noise.
+def diagnose(table: Table, surrogate: str, law: Surrogate, *, noise_fits: int = 20, seed: int = 0) -> LawFit:
+    """Fit a table whole, without each candidate in turn, and on noise. surrogate: the name of the form, for the result.
 
     Raises TableError when the table has fewer than four candidates, ConfigError when terms need a C it lacks.
     """
-    if len(table.representations) < 4:
-        raise TableError(f"{table.name}: {len(table.representations)} candidates; leaving one out needs four or more")
-    features, scores = Features.of(table), table.scaled
-    fitted = _fit(law, features, scores)
-    predicted, covered = _leave_one_out(law, features, np.arange(len(scores)), scores)
-    noise = [_r2(scores, _fit(law, fake, scores).fitted) for fake in _noise(features, noise_fits, seed)]
-    r2 = _r2(scores, fitted.fitted)
-    n = len(scores)
-    effective = fitted.effective_weights()
+    n = len(table.representations)
+    if n < 4:
+        raise TableError(f"{table.name}: {n} candidates; leaving one out needs four or more")
+    features, scores, everyone = Features.of(table), table.scaled, np.arange(n)
+    fitted = law.fit(features, everyone, scores)
+    predicted, covered = _leave_one_out(law, features, everyone, scores)
+    noise = [_r2(scores, law.fit(fake, everyone, scores).fitted) for fake in _noise(features, noise_fits, seed)]
+    r2, effective = _r2(scores, fitted.fitted), fitted.effective_weights()
     with np.errstate(divide="ignore", invalid="ignore"):
         adjusted = np.where(n > effective, 1 - (1 - r2) * (n - 1) / (n - effective), np.nan)
-    coefficients = coefficients_of(fitted, features, scores, seed)
     r2_loo, r2_noise = _r2(scores, predicted), np.mean(noise, axis=0)
-    residuals = (scores - predicted) * table.span
+    weights, residuals = fitted.weight_intervals(_LEVEL), (scores - predicted) * table.span
     return LawFit(
         table=table.name,
-        surrogate="published" if isinstance(law, PublishedLaw) else "bayes",
-        terms=law.terms if isinstance(law, PublishedLaw) else FULL,
-        term_weights={} if isinstance(fitted, LinearFit) else fitted.term_weights,
+        surrogate=surrogate,
+        term_weights=fitted.term_weights,
         benchmarks={
             name: BenchmarkFit(
                 r2=float(r2[b]),
@@ -91,18 +85,12 @@ def diagnose(table: Table, law: PublishedLaw | HierarchicalLaw, *, noise_fits: i
                 r2_loo=float(r2_loo[b]),
                 r2_noise=float(r2_noise[b]),
                 coverage_80=float(covered[:, b].mean()),
-                coefficients={
-                    term: Interval(*(coefficients[term][:, b] * table.span[b]).tolist()) for term in coefficients
-                },
+                weights={term: Interval(*(values[:, b] * table.span[b]).tolist()) for term, values in weights.items()},
                 residuals=dict(zip(table.representations, residuals[:, b].tolist(), strict=True)),
             )
             for b, name in enumerate(table.benchmarks)
         },
     )
-
-
-def _fit(law: PublishedLaw | HierarchicalLaw, features: Features, scores: Array) -> LinearFit | Posterior:
-    return law.fit(features, np.arange(len(scores)), scores)
 
 
 def _r2(scores: Array, predicted: Array) -> Array:
@@ -133,58 +121,11 @@ def finetuned_r2(law: HierarchicalLaw, features: Features, posterior: Posterior)
     return float(_r2(scores, posterior.fitted[observed]).mean()), float(_r2(scores, predicted).mean())
 
 
-def _leave_one_out(
-    law: PublishedLaw | HierarchicalLaw, features: Features, observed: Index, scores: Array
-) -> tuple[Array, Array]:
+def _leave_one_out(law: Surrogate, features: Features, observed: Index, scores: Array) -> tuple[Array, Array]:
     """(n, M) predictions for each of the observed by a fit without it, and whether the 80 % interval held its score."""
     predicted, covered = np.empty_like(scores), np.empty_like(scores)
-    for place, row in enumerate(observed):
-        rest, others = np.delete(observed, place), np.delete(scores, place, axis=0)
-        fitted = law.fit(features, rest, others)
+    for place, row in enumerate(observed.tolist()):
+        fitted = law.fit(features, np.delete(observed, place), np.delete(scores, place, axis=0))
         predicted[place] = fitted.fitted[row]
-        if isinstance(fitted, Posterior):
-            covered[place] = np.abs(fitted.cdf(row, scores[place]) - 0.5) <= _LEVEL / 2
-        else:
-            half = _half_width(fitted, features.design(fitted.terms), rest, others, row)
-            covered[place] = np.where(np.isnan(half), np.nan, np.abs(scores[place] - predicted[place]) <= half)
+        covered[place] = fitted.covers(row, scores[place], _LEVEL)
     return predicted, covered
-
-
-def _half_width(fitted: LinearFit, design: Array, rest: Index, scores: Array, row: int) -> Array:
-    """(M,) half the width of the least-squares prediction interval; NaN without degrees of freedom."""
-    dof = len(rest) - len(fitted.terms) - 1
-    if dof < 1:
-        return np.full(scores.shape[1], np.nan)
-    half = np.empty(scores.shape[1])
-    for b in range(scores.shape[1]):
-        centre = design[rest, b].mean(axis=0)
-        centred, new = design[rest, b] - centre, design[row, b] - centre
-        leverage = 1 / len(rest) + new @ np.linalg.pinv(centred.T @ centred) @ new
-        variance = ((scores[:, b] - fitted.fitted[rest, b]) ** 2).sum() / dof
-        half[b] = special.stdtrit(dof, 0.5 + _LEVEL / 2) * np.sqrt(variance * (1 + leverage))
-    return half
-
-
-def coefficients_of(fitted: LinearFit | Posterior, features: Features, scores: Array, seed: int) -> dict[str, Array]:
-    """By term (3, M): estimate, low, high, in scaled scores."""
-    if isinstance(fitted, Posterior):
-        drawn = fitted.coefficient_draws(_COEFFICIENT_DRAWS, np.random.default_rng(seed))  # (draws, M, terms)
-        low, high = np.quantile(drawn, [0.5 - _LEVEL / 2, 0.5 + _LEVEL / 2], axis=0)
-        return {
-            term: np.stack([drawn[..., t].mean(axis=0), low[:, t], high[:, t]])
-            for t, term in enumerate(TERMS)
-            if "C" not in term or features.correspondence is not None
-        }
-    estimates = np.vstack([fitted.intercept, fitted.weights])
-    design = features.design(("1", *fitted.terms))
-    dof = len(scores) - len(estimates)
-    half = np.full_like(estimates, np.nan)
-    if dof > 0:
-        for b in range(scores.shape[1]):
-            variance = ((scores[:, b] - fitted.fitted[:, b]) ** 2).sum() / dof
-            spread = np.sqrt(np.diag(np.linalg.pinv(design[:, b].T @ design[:, b])) * variance)
-            half[:, b] = special.stdtrit(dof, 0.5 + _LEVEL / 2) * spread
-    return {
-        term: np.stack([estimates[t], estimates[t] - half[t], estimates[t] + half[t]])
-        for t, term in enumerate(("1", *fitted.terms))
-    }

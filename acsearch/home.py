@@ -8,6 +8,7 @@ schema's version in a table of the same name.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,9 +39,7 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        return (
-            self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
-        )
+        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     def open_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
         """Raises StudyError when there is none, or it cannot be opened."""
@@ -49,12 +48,12 @@ class Home:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file = self._sqlite_file(self.storage_url)
-        if file is not None and not file.exists():
-            if not create:
-                raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
-            file.parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": 60}} if file is not None else {}
         try:
+            if file is not None and not file.exists():
+                if not create:
+                    raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
+                _create_database(file, lambda url: optuna.storages.RDBStorage(url).engine.dispose())
             return optuna.storages.RDBStorage(self.storage_url, engine_kwargs=options)
         except ImportError as error:
             raise StudyError(f"--storage {self._shown()}: its driver is missing: {error}") from error
@@ -65,16 +64,15 @@ class Home:
     def locks(self, study: str) -> Locks:
         """The locks of a study: beside an SQLite storage, else under the home folder."""
         file = self._sqlite_file(self.storage_url)
-        root = self.folder / "locks" if file is None else file.with_name(file.name + ".locks")
-        return Locks(root / study)
+        return Locks((self.folder / "locks" if file is None else _lock_folder(file)) / study)
 
     def open_record(self, study: str) -> Record:
         """The MLflow record. Raises StudyError when the server or store cannot be used."""
         from acsearch.track import Record
 
         file = self._sqlite_file(self.tracking_uri)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if file is not None and not file.exists():
+            _create_database(file, lambda url: Record(url, None, self.locks(study)))
         return Record(self.tracking_uri, None if file is None else file.parent / "mlartifacts", self.locks(study))
 
     @staticmethod
@@ -89,3 +87,20 @@ class Home:
             return sqlalchemy.make_url(self.storage_url).render_as_string(hide_password=True)
         except sqlalchemy.exc.ArgumentError:
             return "(not a URL)"
+
+
+def _lock_folder(file: Path) -> Path:
+    return file.with_name(file.name + ".locks")
+
+
+def _create_database(file: Path, create: Callable[[str], object]) -> None:
+    """Make an SQLite database whole or not at all: elsewhere, then renamed, and by one process only."""
+    try:
+        with Locks(_lock_folder(file)).exclusive("create"):
+            if not file.exists():
+                fresh = file.with_name(f"{file.name}.new")
+                fresh.unlink(missing_ok=True)
+                create(f"sqlite:///{fresh}")
+                fresh.rename(file)
+    except OSError as error:
+        raise StudyError(f"{file}: cannot be made: {error.strerror}") from error

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from acsearch.errors import ConfigError
 from acsearch.table import Table
@@ -85,11 +86,28 @@ def _min_max(values: Array) -> Array:
 
 
 class Prediction(Protocol):
-    """What a surrogate believes about a pool after some finetunes."""
+    """What a form of the law believes about a pool after some finetunes. Scores are scaled throughout."""
 
     @property
     def fitted(self) -> Array:
-        """(N, M) the law's own value for every candidate, finetuned ones included, in scaled scores."""
+        """(N, M) the law's own value for every candidate, finetuned ones included."""
+        ...
+
+    def effective_weights(self) -> Array:
+        """(M,) number of weights that the data decide, the intercept among them."""
+        ...
+
+    def covers(self, row: int, scores: Array, level: float) -> Array:
+        """(M,) 1 where the interval of a candidate not finetuned holds its score, else 0; NaN without one."""
+        ...
+
+    def weight_intervals(self, level: float) -> dict[str, Array]:
+        """By term (3, M): estimate, low and high of its weight; NaN where there is no interval."""
+        ...
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Sets of terms joined by `+`, and the probability of each."""
         ...
 
 
@@ -103,16 +121,58 @@ class Surrogate(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LinearFit:
-    """Weights of the law per benchmark. intercept: (M,).  weights: (terms, M)."""
+    """Least squares per benchmark. design: (N, M, terms).  intercept: (M,).  weights: (terms, M)."""
 
     terms: tuple[str, ...]
+    design: Array
+    observed: Index
+    scores: Array
     intercept: Array
     weights: Array
-    fitted: Array
+
+    @property
+    def fitted(self) -> Array:
+        fitted: Array = self.intercept + np.einsum("nbt,tb->nb", self.design, self.weights)
+        return fitted
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        return {"+".join(self.terms): 1.0}
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the residuals."""
+        return len(self.observed) - len(self.terms) - 1
 
     def effective_weights(self) -> Array:
-        """(M,) number of weights that the data decide, the intercept among them."""
         return np.full(len(self.intercept), 1.0 + len(self.terms))
+
+    def covers(self, row: int, scores: Array, level: float) -> Array:
+        if self.dof < 1:
+            return np.full_like(scores, np.nan)
+        inverse, variance = self._covariance()
+        new = np.concatenate([np.ones((len(scores), 1)), self.design[row]], axis=1)  # (M, 1 + terms)
+        leverage = np.einsum("bs,bst,bt->b", new, inverse, new)
+        half = special.stdtrit(self.dof, (1 + level) / 2) * np.sqrt(variance * (1 + leverage))
+        held: Array = (np.abs(scores - self.fitted[row]) <= half).astype(float)
+        return held
+
+    def weight_intervals(self, level: float) -> dict[str, Array]:
+        estimates = np.vstack([self.intercept, self.weights])
+        half = np.full_like(estimates, np.nan)
+        if self.dof >= 1:
+            inverse, variance = self._covariance()
+            spread = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2) * variance[:, None])
+            half = special.stdtrit(self.dof, (1 + level) / 2) * spread.T
+        terms = ("1", *self.terms)
+        return {term: np.stack([e, e - h, e + h]) for term, e, h in zip(terms, estimates, half, strict=True)}
+
+    def _covariance(self) -> tuple[Array, Array]:
+        """Inverse of the Gram matrix (M, 1 + terms, 1 + terms) and residual variance (M,)."""
+        design = self.design[self.observed].swapaxes(0, 1)  # (M, n, terms)
+        design = np.concatenate([np.ones((*design.shape[:2], 1)), design], axis=2)
+        inverse: Array = np.asarray(np.linalg.pinv(design.swapaxes(1, 2) @ design), dtype=float)
+        return inverse, np.square(self.scores - self.fitted[self.observed]).sum(axis=0) / self.dof
 
 
 @dataclass(frozen=True)
@@ -127,11 +187,10 @@ class PublishedLaw:
         if features.correspondence is None and needs_c:
             raise ConfigError(f"terms {', '.join(needs_c)} need correspondence, which this table does not give for all")
         design = features.design(self.terms)
-        benchmarks = range(scores.shape[1])
-        solved = [minimum_norm(design[observed, b], scores[:, b]) for b in benchmarks]
+        solved = [minimum_norm(design[observed, b], scores[:, b]) for b in range(scores.shape[1])]
         intercept = np.array([intercept for intercept, _ in solved])
         weights = np.stack([weights for _, weights in solved], axis=1)
-        return LinearFit(self.terms, intercept, weights, intercept + np.einsum("nbt,tb->nb", design, weights))
+        return LinearFit(self.terms, design, observed, scores, intercept, weights)
 
 
 def minimum_norm(design: Array, target: Array) -> tuple[float, Array]:

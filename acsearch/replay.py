@@ -23,7 +23,8 @@ from joblib import Parallel, delayed
 from acsearch.bayes import HierarchicalLaw, Posterior, objective_weights
 from acsearch.errors import ConfigError
 from acsearch.law import Array, Features, Index
-from acsearch.policy import Policy, State, make_policy
+from acsearch.policies import make_policy
+from acsearch.policy import Policy, State
 from acsearch.prior import Prior
 from acsearch.table import Table
 

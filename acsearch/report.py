@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from acsearch.bayes import HierarchicalLaw
-from acsearch.diagnostics import coefficients_of, finetuned_r2
+from acsearch.diagnostics import finetuned_r2
 from acsearch.snapshot import Snapshot, Step
 
 
@@ -47,7 +47,7 @@ def interval(row: dict[str, Any]) -> str:
 def law_sheet(snapshot: Snapshot, step: Step) -> dict[str, Any]:
     """What the law says after a step, as numbers: fit, terms, and each benchmark's weights in points."""
     r2, r2_loo = finetuned_r2(HierarchicalLaw(snapshot.prior), snapshot.features, step.posterior)
-    weights = coefficients_of(step.posterior, snapshot.features, step.posterior.scores, snapshot.seed)
+    weights = step.posterior.weight_intervals(0.8)
     return {
         "finetunes": step.number,
         "r2": _number(r2),

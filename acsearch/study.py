@@ -35,7 +35,7 @@ from acsearch.errors import ConfigError, StudyError
 from acsearch.finetunes import Finetunes, RecordedFinetunes
 from acsearch.law import Features
 from acsearch.locks import Locks
-from acsearch.policy import Policy, make_policy, resolve
+from acsearch.policies import make_policy, resolve
 from acsearch.prior import Prior
 from acsearch.sampler import PARAMETER, SCORES, CandidateSampler
 from acsearch.snapshot import FinetuneRecord, Snapshot, Step
@@ -228,7 +228,7 @@ class Study:
     @cached_property
     def _sampler(self) -> CandidateSampler:
         table = self._table
-        policy: Policy = make_policy(self._about["policy"], self._prior)
+        policy = make_policy(self._about["policy"], self._prior)
         weights = objective_weights(table.benchmarks, self._about["objective"])
         return CandidateSampler(policy, Features.of(table), table.benchmarks, weights, self._about["seed"])
 

@@ -107,7 +107,8 @@ import resource, time
 import numpy as np
 from acsearch.config import load_prior
 from acsearch.law import Features
-from acsearch.policy import State, make_policy
+from acsearch.policies import make_policy
+from acsearch.policy import State
 rng, nobody = np.random.default_rng(0), np.empty(0, dtype=np.intp)
 n, m = 100_000, 8
 features = Features(np.clip(rng.random((n, 1)) + 0.02 * rng.standard_normal((n, m)), 0, 1), rng.random(n))

@@ -104,14 +104,14 @@ def test_correspondence_is_absent_where_unknown(v1: Table, weak: Prior) -> None:
 
 @pytest.mark.parametrize("name", ["law_v1", "law_v3"])
 def test_intervals_are_calibrated(name: str, weak: Prior) -> None:
-    fit = diagnose(load_table(name), HierarchicalLaw(weak), noise_fits=2)
+    fit = diagnose(load_table(name), "bayes", HierarchicalLaw(weak), noise_fits=2)
     assert 0.75 <= fit.mean["coverage_80"] <= 0.85
     assert fit.mean["r2_loo"] > fit.mean["r2_noise"]
 
 
 def test_diagnostics_tell_noise_from_law(v1: Table, weak: Prior) -> None:
     shuffled = replace(v1, scores=np.random.default_rng(3).permutation(v1.scores))
-    fit = diagnose(shuffled, HierarchicalLaw(weak), noise_fits=5)
+    fit = diagnose(shuffled, "bayes", HierarchicalLaw(weak), noise_fits=5)
     assert fit.mean["r2_loo"] < 0.1
     assert fit.mean["r2_adjusted"] < fit.mean["r2"]
 

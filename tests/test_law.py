@@ -41,7 +41,7 @@ def groups(values: dict[str, float]) -> tuple[float, float]:
 
 
 def r2(table: Table, terms: str) -> dict[str, float]:
-    fit = diagnose(table, PublishedLaw(parse_terms(terms)), noise_fits=1)
+    fit = diagnose(table, "published", PublishedLaw(parse_terms(terms)), noise_fits=1)
     return {name: benchmark.r2 for name, benchmark in fit.benchmarks.items()}
 
 
@@ -66,7 +66,7 @@ def test_left_out_r2(v1: Table, v3: Table) -> None:
         (v3, "full", (0.703, 0.457)),
         (v3, "A+A2", (0.865, 0.597)),
     ):
-        fit = diagnose(table, PublishedLaw(parse_terms(terms)), noise_fits=1)
+        fit = diagnose(table, "published", PublishedLaw(parse_terms(terms)), noise_fits=1)
         left_out = groups({name: benchmark.r2_loo for name, benchmark in fit.benchmarks.items()})
         np.testing.assert_allclose(left_out, expected, atol=6e-4)
 
@@ -74,7 +74,7 @@ def test_left_out_r2(v1: Table, v3: Table) -> None:
 def test_noise_fits_as_well_as_its_weights_allow(v1: Table) -> None:
     """E[R^2] of k weights on noise is k / (n - 1) for Gaussian features; close to it for uniform ones."""
     for terms, weights in (("A", 1), ("A+C", 2), ("full", 5)):
-        fit = diagnose(v1, PublishedLaw(parse_terms(terms)), noise_fits=400)
+        fit = diagnose(v1, "published", PublishedLaw(parse_terms(terms)), noise_fits=400)
         assert fit.mean["r2_noise"] == pytest.approx(weights / 12, abs=0.045)
 
 
@@ -136,6 +136,6 @@ def test_ranking_does_not_depend_on_the_scale_of_scores(v1: Table) -> None:
 
 def test_terms_need_their_scores(ravel: Table) -> None:
     with pytest.raises(ConfigError, match="need correspondence"):
-        diagnose(ravel, PublishedLaw())
+        diagnose(ravel, "published", PublishedLaw())
     with pytest.raises(ConfigError, match="no term 'B'"):
         parse_terms("A+B")

@@ -8,7 +8,8 @@ import pytest
 from acsearch.bayes import objective_weights
 from acsearch.errors import ConfigError, PoolExhausted
 from acsearch.law import Features
-from acsearch.policy import POLICIES, State, make_policy
+from acsearch.policies import POLICIES, make_policy
+from acsearch.policy import State
 from acsearch.prior import Prior
 from acsearch.replay import Replay, replay
 from acsearch.table import Table
