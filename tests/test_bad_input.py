@@ -208,7 +208,7 @@ SHEETS = {
     "doubled-benchmark": sheet(SHEET + "  gqa: {floor: 0, ceiling: 9}\n", "key 'gqa' is given twice (line 6)"),
     "no-such-date": sheet(SHEET + "title: 2024-13-01\n", "table.yaml: not readable as YAML: month must be"),
     "endless-number": sheet(SHEET + f"title: {'9' * 5000}\n", "table.yaml: not readable as YAML: Exceeds the limit"),
-    "endless-nesting": sheet("[" * 2000, "table.yaml: not readable as YAML: maximum recursion depth"),
+    "endless-nesting": sheet("[" * 500, "table.yaml: not readable as YAML: maximum recursion depth"),
     "code": sheet(SHEET + "title: !!python/name:os.system\n", "could not determine a constructor for the tag"),
     "control-character": sheet("title: \x07\n", "special characters are not allowed"),
     "misspelt-key": sheet(swapped(SHEET, "alignment", "alignement"), "'alignement'; did you mean 'alignment'?"),
@@ -291,7 +291,7 @@ STUDIES = {
     "name-empty": study("study.yaml: name: String should match pattern", name=""),
     "name-too-long": study("study.yaml: name: String should match pattern", name="x" * 101),
     "unknown-policy": study("no policy 'ucp'; known: default (ucb)", policy="ucp"),
-    "oracle": study("no policy 'oracle'; known: default (ucb)", policy="oracle"),
+    "oracle": study("the policy 'oracle' looks at scores that a study does not have", policy="oracle"),
     "unknown-objective": study("objective 'pope': neither 'mean' nor one of gqa, mme", objective="pope"),
     "unknown-prior": study("neither a file that exists nor one of", prior="week"),
     "prior-is-a-table": study("table.csv: expected keys and values, found a str", prior="table.csv"),
@@ -336,7 +336,9 @@ COMMANDS = {
     ),
     "table-name-too-long": command(f"law fit {LONG}", f"no table '{LONG}'"),
     "table-is-a-sheet": command("law fit table.yaml", "table.yaml, line 1: unknown column 'alignment: A_cos'"),
-    "unknown-surrogate": command("law fit table.csv --surrogate forest", "--surrogate 'forest': choose bayes or"),
+    "unknown-surrogate": command(
+        "law fit table.csv --surrogate forest", "--surrogate 'forest': choose one of bayes, published"
+    ),
     "unknown-term": command("law fit table.csv --terms A+B", "no term 'B'; the terms are A, C, A2, AC, C2"),
     "terms-of-bayes": command(
         "law fit table.csv --surrogate bayes --terms A", "--terms belongs to --surrogate published"
