@@ -98,8 +98,6 @@ def law_prior(
     from acsearch.config import load_prior, load_table, write_prior
     from acsearch.law import Features
 
-    if out.exists():
-        raise ConfigError(f"--out {out}: exists already")
     read, weak = load_table(table), load_prior("weak")
     if read.sheet.alignment == "unstated":
         raise ConfigError(

@@ -12,7 +12,8 @@ from acsearch.errors import ConfigError
 from acsearch.home import Home
 
 if TYPE_CHECKING:
-    from acsearch.study import Study
+    from acsearch.study import Event, Study
+    from acsearch.track import Record
 
 app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
 
@@ -38,20 +39,22 @@ def start(
 ) -> None:
     """Start a study and run it until its budget is spent."""
     from acsearch.config import load_study, update
-    from acsearch.study import Study, exists
+    from acsearch.study import Study, check_free, check_start, exists
 
     config = load_study(study)
     file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
+    check_start(file, config.table, config.prior, budget)
     home = Home(storage, tracking)
-    database = home.open_storage(create=True)
-    locks = home.locks(file.name)
+    database, locks = home.open_storage(create=True), home.locks(file.name)
     if resume and exists(database, file.name):
         _run(home, Study.open(database, locks, file.name))
         return
-    _run(
-        home,
-        Study.start(database, locks, name=file.name, file=file, table=config.table, prior=config.prior, budget=budget),
+    check_free(database, locks, file.name)
+    record = _open_record(home, file.name)  # before the study: where it fails, nothing has been started
+    started = Study.start(
+        database, locks, name=file.name, file=file, table=config.table, prior=config.prior, budget=budget
     )
+    _run(home, started, record)
 
 
 @app.command()
@@ -170,15 +173,23 @@ def _open(home: Home, name: str) -> Study:
     return Study.open(home.open_storage(create=False), home.locks(name), name)
 
 
-def _run(home: Home, study: Study) -> None:
+def _open_record(home: Home, name: str) -> Record:
+    from acsearch import console
+
+    with console.waiting("opening the MLflow record"):
+        return home.open_record(name)
+
+
+def _run(home: Home, study: Study, record: Record | None = None) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch import console
 
+    study.snapshot()  # raises if the table or the prior that it was started with is not there any more
+    record = record or _open_record(home, study.name)
     with console.progress(study) as watch:
-        record = home.open_record(study.name)
         record.record(study.snapshot())
 
-        def recorded(event: Any) -> None:
+        def recorded(event: Event) -> None:
             watch(event)
             if event.kind == "finetuned":
                 record.record(study.snapshot())

@@ -291,7 +291,10 @@ def write_prior(path: Path, prior: Prior) -> None:
     }
     try:
         PriorFile.model_validate(data)
-        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            yaml.safe_dump(data, file, sort_keys=False)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: exists already") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: not a usable prior: {_first_problem(error, PriorFile)}") from error
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table as Grid
 
 from acsearch.report import caveats, headline, interval, ranking
@@ -116,6 +117,11 @@ def _estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f}" + ("" if math.isnan(estimate.error) else f" ± {estimate.error:.3f}")
 
 
+def waiting(what: str) -> Status:
+    """A spinner while something takes its time."""
+    return _console.status(what)
+
+
 @contextmanager
 def progress(study: Study) -> Iterator[Watch]:
     """Says what a running study does, line by line, with a spinner in between."""
@@ -127,7 +133,7 @@ def progress(study: Study) -> Iterator[Watch]:
     )
     if before.finished:
         _console.print(f"{len(before.finished)} of {before.budget} finetunes are done already.")
-    with _console.status("preparing the MLflow record") as spinner:
+    with waiting("choosing the first candidate") as spinner:
 
         def watch(event: Event) -> None:
             name = escape(event.representation)

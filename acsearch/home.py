@@ -8,7 +8,11 @@ schema's version in a table of the same name.
 from __future__ import annotations
 
 import os
+import sqlite3
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,46 +51,85 @@ class Home:
         import sqlalchemy.exc
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = self._sqlite_file(self.storage_url)
-        options = {"connect_args": {"timeout": 60}} if file is not None else {}
+        url, file = self.storage_url, _sqlite_file(self.storage_url, "--storage", "studies")
         try:
             if file is not None and not file.exists():
                 if not create:
                     raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
-                _create_database(file, lambda url: optuna.storages.RDBStorage(url).engine.dispose())
-            return optuna.storages.RDBStorage(self.storage_url, engine_kwargs=options)
+                _create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
+            options = {"connect_args": {"timeout": 60}} if file is not None else {}
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
         except ImportError as error:
-            raise StudyError(f"--storage {self._shown()}: its driver is missing: {error}") from error
+            raise StudyError(f"--storage {_shown(url)}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise StudyError(f"--storage {self._shown()}: not a study storage: {reason[0]}") from error
+            raise StudyError(f"--storage {_shown(url)}: not a study storage: {reason[0]}") from error
 
     def locks(self, study: str) -> Locks:
         """The locks of a study: beside an SQLite storage, else under the home folder."""
-        file = self._sqlite_file(self.storage_url)
+        file = _sqlite_file(self.storage_url, "--storage", "studies")
         return Locks((self.folder / "locks" if file is None else _lock_folder(file)) / study)
 
     def open_record(self, study: str) -> Record:
         """The MLflow record. Raises StudyError when the server or store cannot be used."""
+        uri, file = self.tracking_uri, _sqlite_file(self.tracking_uri, "--tracking", "experiments")
+        _check_answers(uri)
         from acsearch.track import Record
 
-        file = self._sqlite_file(self.tracking_uri)
-        if file is not None and not file.exists():
-            _create_database(file, lambda url: Record(url, None, self.locks(study)))
-        return Record(self.tracking_uri, None if file is None else file.parent / "mlartifacts", self.locks(study))
+        if file is None:
+            return Record(uri, None, self.locks(study))
+        if not file.exists():
+            _create_database(file, lambda fresh: Record(fresh, None, self.locks(study)))
+        return Record(f"sqlite:///{file.absolute()}", file.parent / "mlartifacts", self.locks(study))
 
-    @staticmethod
-    def _sqlite_file(url: str) -> Path | None:
-        return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
-    def _shown(self) -> str:
-        """The storage's address without its password."""
-        import sqlalchemy
+def _sqlite_file(url: str, option: str, table: str) -> Path | None:
+    """The file of an SQLite URL, None for other URLs.
 
+    Raises StudyError when it names no file, or the file is there and is not a database with this table: both tools
+    would otherwise write their own tables into somebody else's.
+    """
+    if not url.startswith("sqlite"):
+        return None
+    import sqlalchemy
+
+    try:
+        database = sqlalchemy.make_url(url).database
+    except sqlalchemy.exc.ArgumentError as error:
+        raise StudyError(f"{option} {url}: not a URL") from error
+    if not database or database == ":memory:":
+        raise StudyError(f"{option} {url}: names no file; for instance sqlite:///{table}.db")
+    file = Path(database)
+    if file.exists():
         try:
-            return sqlalchemy.make_url(self.storage_url).render_as_string(hide_password=True)
-        except sqlalchemy.exc.ArgumentError:
-            return "(not a URL)"
+            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+                known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
+        except sqlite3.Error as error:
+            raise StudyError(f"{option} {url}: not an SQLite database: {error}") from error
+        if known is None:
+            raise StudyError(f"{option} {url}: a database of something else; it has no table {table!r}")
+    return file
+
+
+def _check_answers(uri: str) -> None:
+    """Ask a tracking server whether it is there, since MLflow's own client tries for minutes."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+        except urllib.error.HTTPError:
+            pass  # it answers; what it thinks of us, the client will hear
+        except (OSError, ValueError) as error:
+            raise StudyError(f"--tracking {_shown(uri)}: no answer: {getattr(error, 'reason', error)}") from error
+
+
+def _shown(url: str) -> str:
+    """An address without its password."""
+    import sqlalchemy
+
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "(not a URL)"
 
 
 def _lock_folder(file: Path) -> Path:
@@ -100,7 +143,7 @@ def _create_database(file: Path, create: Callable[[str], object]) -> None:
             if not file.exists():
                 fresh = file.with_name(f"{file.name}.new")
                 fresh.unlink(missing_ok=True)
-                create(f"sqlite:///{fresh}")
+                create(f"sqlite:///{fresh.absolute()}")
                 fresh.rename(file)
     except OSError as error:
         raise StudyError(f"{file}: cannot be made: {error.strerror}") from error

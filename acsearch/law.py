@@ -38,7 +38,7 @@ def parse_terms(text: str) -> tuple[str, ...]:
     given = text.split("+")
     for term in given:
         if term not in FULL:
-            raise ConfigError(f"--terms {text}: no term {term!r}; the terms are {', '.join(FULL)}, or 'full' for all")
+            raise ConfigError(f"no term {term!r} in {text!r}; the terms are {', '.join(FULL)}, or 'full' for all")
     return tuple(term for term in FULL if term in given)
 
 

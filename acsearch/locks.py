@@ -11,6 +11,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 class Locks:
@@ -18,25 +19,28 @@ class Locks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
         """Wait until nobody else holds this lock, and hold it."""
-        with (self._folder / name).open("w") as file:
+        with self._file(name) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Take this lock if nobody holds it; yields whether it is ours."""
-        with (self._folder / name).open("w") as file:
+        with self._file(name) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:
                 yield True
+
+    def _file(self, name: str) -> TextIO:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return (self._folder / name).open("w")
 
     def held(self, name: str) -> bool:
         """Whether a living process holds this lock."""

@@ -83,20 +83,10 @@ class Study:
         prior: Prior,
         budget: int,
     ) -> Study:
-        """Write a new study down. Raises StudyError if the name is taken, ConfigError if the parts do not fit."""
-        if not 1 <= budget <= len(table.representations):
-            raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
-        if file.objective != "mean" and file.objective not in table.benchmarks:
-            raise ConfigError(f"objective {file.objective!r}: neither 'mean' nor one of {', '.join(table.benchmarks)}")
-        prior.check(table.sheet)
-        make_policy(file.policy, prior)
+        """Write a new study down. Raises StudyError if the name is taken, else as `check_start`."""
+        check_start(file, table, prior, budget)
         with locks.exclusive("start"):
-            if exists(storage, name):
-                there = cls(storage, name, locks).snapshot()
-                raise StudyError(
-                    f"study {name!r} exists, {len(there.finished)} of {there.budget} finetunes done: go on with "
-                    f"acsearch study resume {name}, or choose another --name"
-                )
+            check_free(storage, locks, name)
             study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
             study.set_user_attr(_BUDGET, budget)
             about = {
@@ -268,6 +258,26 @@ class Study:
             objective=trial.value if complete else None,
             started=trial.datetime_start or datetime.fromisoformat(self._about["started"]),
             finished=trial.datetime_complete,
+        )
+
+
+def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> None:
+    """Raises ConfigError or DefinitionError for a study whose parts do not fit together."""
+    if not 1 <= budget <= len(table.representations):
+        raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
+    if file.objective != "mean" and file.objective not in table.benchmarks:
+        raise ConfigError(f"objective {file.objective!r}: neither 'mean' nor one of {', '.join(table.benchmarks)}")
+    prior.check(table.sheet)
+    make_policy(file.policy, prior)
+
+
+def check_free(storage: optuna.storages.BaseStorage, locks: Locks, name: str) -> None:
+    """Raises StudyError when a study of this name exists, saying how to go on with it."""
+    if exists(storage, name):
+        there = Study(storage, name, locks).snapshot()
+        raise StudyError(
+            f"study {name!r} exists, {len(there.finished)} of {there.budget} finetunes done: go on with "
+            f"acsearch study resume {name}, or choose another --name"
         )
 
 

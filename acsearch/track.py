@@ -13,11 +13,14 @@ import csv
 import io
 import logging
 import os
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy.exc
 
 from acsearch import __version__
 from acsearch.errors import StudyError
@@ -51,7 +54,7 @@ class Record:
         try:
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
-        except (mlflow.exceptions.MlflowException, OSError) as error:
+        except (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             raise StudyError(f"--tracking {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
 
     def record(self, snapshot: Snapshot, *, with_figures: bool = False) -> str:
@@ -88,7 +91,9 @@ class Record:
         else:
             location = None if self._artifacts is None else self._artifacts.resolve().as_uri()
             experiment = str(self._client.create_experiment(name, artifact_location=location))
-        views = saved_views(snapshot.table.benchmarks, has_correspondence=snapshot.table.has_correspondence)
+        views = saved_views(
+            list(metric_names(snapshot.table.benchmarks).values()), has_correspondence=snapshot.table.has_correspondence
+        )
         existing = {} if found is None else found.tags
         for key, value in experiment_tags(views).items():
             if existing.get(key) != value:
@@ -209,7 +214,8 @@ class Record:
         metrics = _scores(snapshot, record.candidate)
         if record.objective is not None:
             metrics |= {"agg/score": 100 * record.objective, "cost/seconds": record.seconds or 0.0}
-            metrics |= {f"bench/{benchmark}": points for benchmark, points in record.points.items()}
+            names = metric_names(snapshot.table.benchmarks)
+            metrics |= {f"bench/{names[benchmark]}": points for benchmark, points in record.points.items()}
         self._log(run.info.run_id, record.finished or record.started, 0, metrics, representation=name)
         self._set_status(run, _STATUS.get(record.state, "FAILED"), record.finished or record.started)
 
@@ -224,8 +230,20 @@ def _scores(snapshot: Snapshot, row: int) -> dict[str, float]:
     alignment = table.alignment[row]
     metrics = {"score/A": float(alignment @ snapshot.weights), "score/C": float(table.correspondence[row])}
     if np.ptp(alignment) > 0:
-        metrics |= {f"A/{name}": float(value) for name, value in zip(table.benchmarks, alignment, strict=True)}
+        names = metric_names(table.benchmarks).values()
+        metrics |= {f"A/{name}": float(value) for name, value in zip(names, alignment, strict=True)}
     return metrics
+
+
+def metric_names(benchmarks: Sequence[str]) -> dict[str, str]:
+    """A name that MLflow takes as part of a metric's, for each benchmark; no two the same."""
+    names: dict[str, str] = {}
+    for benchmark in benchmarks:
+        name = plain = re.sub(r"[^\w.: -]", "_", benchmark)[:200]
+        while name in names.values():
+            name = f"{plain}_{len(names)}"
+        names[benchmark] = name
+    return names
 
 
 def _with_own_run(snapshot: Snapshot) -> list[int]:

@@ -6,6 +6,7 @@ says. They run in this process, for speed; a few are run as processes too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -111,6 +112,11 @@ def no_database(folder: Path) -> None:
     (folder / "home" / "studies.db").write_text("not a database " * 100, encoding="utf-8")
 
 
+def another_database(folder: Path) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "other.db")) as connection:
+        connection.execute("CREATE TABLE studies_of_mine (name TEXT)")
+
+
 def a_folder(folder: Path) -> None:
     (folder / "folder").mkdir()
 
@@ -174,7 +180,6 @@ TABLES = {
     "space-before-a-name": cell("clip,mme", " clip,mme", "line 3, column representation: ' clip' is not a name"),
     "space-after-a-name": cell("clip,mme", "clip,mme ", "line 3, column benchmark: 'mme ' is not a name"),
     "empty-name": cell("clip,mme", ",mme", "line 3, column representation: '' is not a name"),
-    "benchmark-with-a-slash": table(TABLE.replace("mme", "../mme"), "column benchmark: '../mme' must be letters"),
     "benchmark-too-long": table(TABLE.replace("mme", 201 * "m"), "200 at most"),
     "benchmark-called-mean": table(TABLE.replace("mme", "mean"), "column benchmark: 'mean' stands for the average"),
     "unterminated-quote": cell("clip,mme", '"clip,mme', "line 11: not readable as CSV: unexpected end of data"),
@@ -339,7 +344,7 @@ COMMANDS = {
     "unknown-surrogate": command(
         "law fit table.csv --surrogate forest", "--surrogate 'forest': choose one of bayes, published"
     ),
-    "unknown-term": command("law fit table.csv --terms A+B", "no term 'B'; the terms are A, C, A2, AC, C2"),
+    "unknown-term": command("law fit table.csv --terms A+B", "no term 'B' in 'A+B'; the terms are A, C, A2, AC, C2"),
     "terms-of-bayes": command(
         "law fit table.csv --surrogate bayes --terms A", "--terms belongs to --surrogate published"
     ),
@@ -353,7 +358,7 @@ COMMANDS = {
     "learn-without-sheet": Case(
         "law prior table.csv --out prior.yaml", "no sheet says which definition of A", {"table.csv": TABLE}
     ),
-    "learn-over-a-file": command("law prior table.csv --out table.yaml", "--out table.yaml: exists already"),
+    "learn-over-a-file": command("law prior table.csv --out table.yaml", "table.yaml: exists already"),
     "learn-into-nowhere": command(
         "law prior table.csv --out no/prior.yaml", "no/prior.yaml: No such file or directory"
     ),
@@ -377,9 +382,19 @@ COMMANDS = {
         "study start law_v1 --storage what://x", "--storage what://x: not a study storage"
     ),
     "start-in-a-folder": command(
-        "study start law_v1 --storage sqlite:///folder", "unable to open database file", a_folder
+        "study start law_v1 --storage sqlite:///folder", "sqlite:///folder: not an SQLite database", a_folder
     ),
-    "start-in-no-database": command("study start law_v1", "studies.db: not a study storage", no_database),
+    "start-in-no-database": command("study start law_v1", "studies.db: not an SQLite database", no_database),
+    "start-in-another-database": command(
+        "study start law_v1 --storage sqlite:///other.db", "other.db: a database of something else", another_database
+    ),
+    "start-in-no-file": command("study start law_v1 --storage sqlite:///", "--storage sqlite:///: names no file"),
+    "start-in-memory": command("study start law_v1 --storage sqlite://", "--storage sqlite://: names no file"),
+    "record-in-another-database": command(
+        "study start law_v1 --tracking sqlite:///other.db", "other.db: a database of something else", another_database
+    ),
+    "record-with-nobody": command("study start law_v1 --tracking http://127.0.0.1:9", "no answer: "),
+    "record-in-unknown-kind": command("study start law_v1 --tracking nope://x", "--tracking nope://x: MLflow cannot"),
     "list-nothing": command("study list", "no studies yet"),
     "resume-lower": command("study resume there --budget 0", "--budget 0: the study has 1; choose 1 to 5", started),
     "resume-higher": command("study resume there --budget 6", "--budget 6: the study has 1; choose 1 to 5", started),
@@ -394,7 +409,7 @@ COMMANDS = {
         ("before-any", "mine", "no studies yet: ", None),
         ("unknown", "mine", "no study 'mine': there are there", started),
         ("no-name", "../mine", "'../mine' is not a study's name", None),
-        ("no-database", "mine", "studies.db: not a study storage: (sqlite3.DatabaseError) file is not a", no_database),
+        ("no-database", "mine", "studies.db: not an SQLite database: file is not", no_database),
         ("no-url", "mine --storage here", "--storage (not a URL): not a study storage", None),
     )
 }
@@ -435,8 +450,12 @@ def present(folder: Path) -> dict[str, object]:
         name = str(path.relative_to(folder))
         if ".locks" in name or not path.is_file():
             continue
-        found[name] = studies(path) if path.read_bytes().startswith(b"SQLite format 3") else path.read_bytes()
+        found[name] = studies(path) if path.name == "studies.db" and is_database(path) else path.read_bytes()
     return {name: content for name, content in found.items() if content != []}
+
+
+def is_database(path: Path) -> bool:
+    return path.read_bytes().startswith(b"SQLite format 3")
 
 
 def studies(database: Path) -> list[tuple[object, ...]]:
