@@ -144,12 +144,15 @@ class Study:
     def _orphan(self, claim: ExitStack, watch: Watch) -> Trial | None:
         """The first running trial within the budget that no living controller works on."""
         for place, trial in enumerate(self._trials()):
-            if trial.state == TrialState.RUNNING and place < self.budget:
-                with ExitStack() as attempt:
-                    if attempt.enter_context(self.locks.claim(f"trial-{trial.number}")):
-                        claim.enter_context(attempt.pop_all())
-                        return self._propose(Trial(self._study, trial._trial_id), "resumed", watch)
-                watch(Event("waiting", trial.number, trial.user_attrs.get(_NAME, "a candidate")))
+            if trial.state != TrialState.RUNNING or place >= self.budget:
+                continue
+            with ExitStack() as attempt:
+                ours = attempt.enter_context(self.locks.claim(f"trial-{trial.number}"))
+                if not ours:
+                    watch(Event("waiting", trial.number, trial.user_attrs.get(_NAME, "a candidate")))
+                elif self._trials()[place].state == TrialState.RUNNING:  # else its owner finished it just now
+                    claim.enter_context(attempt.pop_all())
+                    return self._propose(Trial(self._study, trial._trial_id), "resumed", watch)
         return None
 
     def _ask(self, claim: ExitStack, watch: Watch) -> Trial | None:

@@ -130,7 +130,7 @@ def test_too_few_candidates_for_the_weights_is_null_and_not_nan(tmp_path: Path) 
 
 
 def test_replay(tmp_path: Path) -> None:
-    arguments = ("replay", "law_v1", "--budget", "4", "--subset", "10", "--repeats", "10")
+    arguments = ("replay", "law_v1", "--budget", "4", "--subset", "10", "--repeats", "3")
     one = read(*arguments, "--policy", "default", cwd=tmp_path)
     assert (one["table"], one["policy"], one["budget"], one["subset"]) == ("law_v1", "ucb", 4, 10)
     assert set(one["benchmarks"]["mme"]) >= {"recall@1", "recall@3", "regret"}
