@@ -35,24 +35,31 @@ def start(
     seed: Annotated[int | None, typer.Option(min=0, help="Default: as the study says.")] = None,
     storage: Storage = None,
     tracking: Tracking = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on if a study of this name exists.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on if a study of this name exists; a larger budget counts.")
+    ] = False,
 ) -> None:
     """Start a study and run it until its budget is spent."""
     from acsearch.config import load_study, update
-    from acsearch.study import Study, check_free, check_start, exists
+    from acsearch.study import Study, check_free, check_start
 
     config = load_study(study)
     file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
     check_start(file, config.table, config.prior, budget)
     home = Home(storage, tracking)
     database, locks = home.open_storage(create=True), home.locks(file.name)
-    if resume and exists(database, file.name):
-        _run(home, Study.open(database, locks, file.name))
-        return
-    check_free(database, locks, file.name)
+    if not resume:
+        check_free(database, locks, file.name)
     record = _open_record(home, file.name)  # before the study: where it fails, nothing has been started
     started = Study.start(
-        database, locks, name=file.name, file=file, table=config.table, prior=config.prior, budget=budget
+        database,
+        locks,
+        name=file.name,
+        file=file,
+        table=config.table,
+        prior=config.prior,
+        budget=budget,
+        resume=resume,
     )
     _run(home, started, record)
 
@@ -69,7 +76,8 @@ def resume(
     study = _open(home, name)
     if budget is not None:
         study.raise_budget(budget)
-    _run(home, study)
+    study.snapshot()  # raises if the table or the prior that it was started with is not there any more
+    _run(home, study, _open_record(home, name))
 
 
 @app.command()
@@ -180,12 +188,10 @@ def _open_record(home: Home, name: str) -> Record:
         return home.open_record(name)
 
 
-def _run(home: Home, study: Study, record: Record | None = None) -> None:
+def _run(home: Home, study: Study, record: Record) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch import console
 
-    study.snapshot()  # raises if the table or the prior that it was started with is not there any more
-    record = record or _open_record(home, study.name)
     with console.progress(study) as watch:
         record.record(study.snapshot())
 
@@ -194,7 +200,11 @@ def _run(home: Home, study: Study, record: Record | None = None) -> None:
             if event.kind == "finetuned":
                 record.record(study.snapshot())
 
-        study.run(recorded)
+        try:
+            study.run(recorded)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
+            raise
         run = record.record(study.snapshot(), with_figures=True)
     console.summary(study.snapshot())
     console.where(home, study.name, run)

@@ -82,10 +82,19 @@ class Study:
         table: Table,
         prior: Prior,
         budget: int,
+        resume: bool = False,
     ) -> Study:
-        """Write a new study down. Raises StudyError if the name is taken, else as `check_start`."""
+        """Write a new study down. Raises StudyError if the name is taken, else as `check_start`.
+
+        resume: a study of this name is opened instead, as it is but for a larger budget.
+        """
         check_start(file, table, prior, budget)
         with locks.exclusive("start"):
+            if resume and exists(storage, name):
+                there = cls(storage, name, locks)
+                if budget > there.budget:
+                    there.raise_budget(budget)
+                return there
             check_free(storage, locks, name)
             study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
             study.set_user_attr(_BUDGET, budget)

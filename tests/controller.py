@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 from acsearch.config import load_study
-from acsearch.errors import StudyError
 from acsearch.finetunes import Observation, RecordedFinetunes
 from acsearch.home import Home
-from acsearch.study import Study, exists
+from acsearch.study import Study
 
 
 def main(name: str, budget: int, seconds: float, log: Path) -> None:
@@ -36,13 +35,16 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
     RecordedFinetunes.finetune = slowly  # type: ignore[method-assign]
     config, home = load_study("law_v1"), Home()
     storage, locks = home.open_storage(create=True), home.locks(name)
-    try:
-        study = Study.start(
-            storage, locks, name=name, file=config.file, table=config.table, prior=config.prior, budget=budget
-        )
-    except StudyError:
-        assert exists(storage, name)
-        study = Study.open(storage, locks, name)
+    study = Study.start(
+        storage,
+        locks,
+        name=name,
+        file=config.file,
+        table=config.table,
+        prior=config.prior,
+        budget=budget,
+        resume=True,
+    )
     study.run(lambda event: None)
 
 
