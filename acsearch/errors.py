@@ -26,3 +26,19 @@ class StudyError(AcsearchError):
 
 class PoolExhausted(AcsearchError):
     """Every candidate has been proposed already."""
+
+
+class SpaceError(AcsearchError):
+    """A representation's name cannot be read, or names something that does not exist."""
+
+
+class DataError(AcsearchError):
+    """A manifest, an image or a set of image pairs cannot be used as it stands."""
+
+
+class TrainingError(AcsearchError):
+    """A model cannot be trained or evaluated: its parts do not fit, or a checkpoint cannot be used."""
+
+
+class EvaluationError(AcsearchError):
+    """A model cannot be evaluated: its benchmark, its data, or lmms-eval says why."""

@@ -1,0 +1,238 @@
+"""Names of vision representations: what a candidate is, and the one grammar that reads and writes it.
+
+    clip-l14@336                                    one encoder at 336 x 336 pixels, at its own default layer
+    clip-l14@336:-1                                 the same at its last layer
+    clip-l14@224+dinov2-l14@224                     two encoders, their channels joined, on the first one's grid
+    clip-l14@336+dinov2-l14@336|normconcat@24       each normalised first, both on a 24 x 24 grid
+    clip-l14@336|pool@12                            through a connector that pools to 12 x 12 tokens
+
+    representation = part {"+" part} ["|" joining] ["|" connector]
+    part           = encoder "@" size [":" layer]
+    joining        = ("concat" | "normconcat") ["@" grid side]
+    connector      = a key of CONNECTORS ["@" its option]
+
+An encoder's name has lower-case letters, digits, "-", "_" and ".", and starts with a letter or digit. `str(r)` is the
+canonical name: it leaves defaults out (no layer, plain concat, mlp2x), and `parse(str(r)) == r`. Which encoders exist
+is the registry's matter (trainers/encoders), so a name can be read without one. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NoReturn
+
+from acsearch.errors import SpaceError
+
+
+@dataclass(frozen=True)
+class ConnectorKind:
+    """target: "module:class" of the connector, imported when one is built.  option: what its number says, if any."""
+
+    target: str
+    option: str | None = None
+
+
+CONNECTORS = MappingProxyType(
+    {
+        "linear": ConnectorKind("trainers.connectors.linear:Linear"),
+        "mlp2x": ConnectorKind("trainers.connectors.mlp:Mlp2x"),
+        "pool": ConnectorKind("trainers.connectors.pool:Pool", option="the side of the grid it pools to"),
+        "shuffle": ConnectorKind("trainers.connectors.shuffle:Shuffle", option="the side of the squares it folds"),
+    }
+)
+JOININGS = ("concat", "normconcat")
+
+_ENCODER = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_WORD = re.compile(r"[a-z0-9_-]+")
+_COUNT = re.compile(r"[1-9][0-9]*")
+_LAYER = re.compile(r"0|-?[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One encoder at one size, in pixels of a square.  layer: as in `EncoderSpec`; None is the encoder's default."""
+
+    encoder: str
+    size: int
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _ENCODER.fullmatch(self.encoder):
+            raise SpaceError(
+                f"{self.encoder!r} cannot be an encoder's name: it needs lower-case letters, digits, '-', '_' and '.', "
+                "and a letter or digit first"
+            )
+        if self.size < 1:
+            raise SpaceError(f"the size of {self.encoder} is {self.size}; it must be a number of pixels from 1 up")
+
+    def __str__(self) -> str:
+        return f"{self.encoder}@{self.size}" + ("" if self.layer is None else f":{self.layer}")
+
+
+@dataclass(frozen=True)
+class Joining:
+    """How the channels of several encoders become one map.
+
+    kind: "concat" joins them as they are, "normconcat" gives each encoder's feature unit length at every location
+    first.  grid: the side of the common grid; None is the first part's grid.
+    """
+
+    kind: str = "concat"
+    grid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in JOININGS:
+            raise SpaceError(f"{self.kind!r} is not a joining; expected {_one_of(JOININGS)}")
+        if self.grid is not None and self.grid < 1:
+            raise SpaceError(f"the common grid of {self.kind!r} is {self.grid}; it must be a side from 1 up")
+
+    def __str__(self) -> str:
+        return self.kind + ("" if self.grid is None else f"@{self.grid}")
+
+
+@dataclass(frozen=True)
+class ConnectorChoice:
+    """A connector's kind, a key of `CONNECTORS`, and its option where the kind has one."""
+
+    kind: str = "mlp2x"
+    option: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in CONNECTORS:
+            raise SpaceError(f"{self.kind!r} is not a connector; {_nearest(self.kind, CONNECTORS)}")
+        meaning = CONNECTORS[self.kind].option
+        if meaning is None and self.option is not None:
+            raise SpaceError(f"the connector {self.kind!r} takes no number, but got {self.option}")
+        if meaning is not None and (self.option is None or self.option < 1):
+            raise SpaceError(f"the connector {self.kind!r} needs a number from 1 up, {meaning}: e.g. '{self.kind}@2'")
+
+    def __str__(self) -> str:
+        return self.kind + ("" if self.option is None else f"@{self.option}")
+
+
+DEFAULT_JOINING = Joining()
+DEFAULT_CONNECTOR = ConnectorChoice()
+
+
+@dataclass(frozen=True)
+class Representation:
+    """A candidate: what the language model is shown.  parts: at least one."""
+
+    parts: tuple[Part, ...]
+    joining: Joining = DEFAULT_JOINING
+    connector: ConnectorChoice = DEFAULT_CONNECTOR
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise SpaceError("a representation needs at least one encoder")
+
+    def name(self, default_connector: ConnectorChoice = DEFAULT_CONNECTOR) -> str:
+        """The canonical name in a study whose default connector is `default_connector`, which is left out."""
+        fields = ["+".join(map(str, self.parts))]
+        if self.joining != DEFAULT_JOINING:
+            fields.append(str(self.joining))
+        if self.connector != default_connector:
+            fields.append(str(self.connector))
+        return "|".join(fields)
+
+    def __str__(self) -> str:
+        return self.name()
+
+
+def parse(text: str, connector: ConnectorChoice = DEFAULT_CONNECTOR) -> Representation:
+    """The representation that `text` names.  connector: the one meant where the text names none.
+
+    Raises SpaceError, which says at which character (counted from 1) what was expected.
+    """
+    return _Reader(text).representation(connector)
+
+
+class _Reader:
+    """A recursive-descent reader: one method for each rule of the grammar, one position."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def representation(self, connector: ConnectorChoice) -> Representation:
+        parts = [self.part()]
+        while self.sign("+"):
+            parts.append(self.part())
+        joining = DEFAULT_JOINING
+        if self.sign("|"):
+            expected = "a joining or a connector"
+            if (word := self.peek(_WORD)) in JOININGS:
+                joining = self.joining()
+                if self.sign("|"):
+                    expected = "a connector"
+                    word = self.peek(_WORD)
+                else:
+                    word = None
+            elif word is None:
+                self.fail(f"expected {expected}")
+            if word is not None or expected == "a connector":
+                connector = self.connector(expected)
+        if self.at < len(self.text):
+            self.fail("expected the end" if "|" in self.text[: self.at] else "expected '+', '|' or the end")
+        return Representation(tuple(parts), joining, connector)
+
+    def part(self) -> Part:
+        encoder = self.take(_ENCODER, "an encoder's name")
+        if not self.sign("@"):
+            self.fail(f"expected '@' and the size of {encoder!r} in pixels")
+        size = int(self.take(_COUNT, f"the size of {encoder!r} in pixels"))
+        layer = int(self.take(_LAYER, "a layer, such as -2")) if self.sign(":") else None
+        return Part(encoder, size, layer)
+
+    def joining(self) -> Joining:
+        kind = self.take(_WORD, "a joining")
+        return Joining(kind, int(self.take(_COUNT, "the side of the common grid")) if self.sign("@") else None)
+
+    def connector(self, expected: str) -> ConnectorChoice:
+        start = self.at
+        kind = self.take(_WORD, expected)
+        if kind not in CONNECTORS:
+            self.at = start
+            known = [*JOININGS, *CONNECTORS] if "joining" in expected else [*CONNECTORS]
+            self.fail(f"expected {expected} ({_nearest(kind, known)})")
+        meaning = CONNECTORS[kind].option
+        if meaning is None:
+            return ConnectorChoice(kind)
+        if not self.sign("@"):
+            self.fail(f"expected '@' and {meaning}")
+        return ConnectorChoice(kind, int(self.take(_COUNT, meaning)))
+
+    def sign(self, sign: str) -> bool:
+        found = self.text.startswith(sign, self.at)
+        self.at += len(sign) if found else 0
+        return found
+
+    def peek(self, pattern: re.Pattern[str]) -> str | None:
+        match = pattern.match(self.text, self.at)
+        return None if match is None else match.group()
+
+    def take(self, pattern: re.Pattern[str], expected: str) -> str:
+        word = self.peek(pattern)
+        if word is None:
+            self.fail(f"expected {expected}")
+        self.at += len(word)
+        return word
+
+    def fail(self, message: str) -> NoReturn:
+        rest = self.text[self.at :]
+        where = f"at character {self.at + 1}" + (f", at {rest!r}" if rest else " (the end)")
+        raise SpaceError(f"cannot read {self.text!r}: {message} {where}")
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, words))
+
+
+def _nearest(word: str, known: object) -> str:
+    """Says the known word nearest to `word`, else all of them."""
+    words = [str(entry) for entry in known]  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(words)

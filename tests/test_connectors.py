@@ -1,0 +1,91 @@
+"""Connectors: shapes, published parameter counts, and a start that depends on nothing but the seed and the widths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from acsearch.errors import SpaceError
+from acsearch.space import CONNECTORS, ConnectorChoice
+from trainers.connectors import connector_class, make_connector
+from trainers.connectors.shuffle import Shuffle
+
+KINDS = [ConnectorChoice("linear"), ConnectorChoice("mlp2x"), ConnectorChoice("pool", 7), ConnectorChoice("shuffle", 2)]
+
+# Millions of parameters from 1024 channels to language models 1536, 2048 and 4096 wide, as counted from the
+# implementations in transformers (LLaVA's, PerceptionLM's, Idefics 3's)
+PUBLISHED = {
+    "linear": (1.574, 2.099, 4.198),
+    "mlp2x": (3.935, 6.296, 20.980),
+    "pool": (3.935, 6.296, 20.980),
+    "shuffle": (6.291, 8.389, 16.777),
+}
+
+
+def test_all_connectors_are_tested():
+    assert {choice.kind for choice in KINDS} == set(CONNECTORS) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("choice", KINDS, ids=str)
+def test_parameter_counts(choice):
+    for width, millions in zip((1536, 2048, 4096), PUBLISHED[choice.kind], strict=True):
+        with torch.device("meta"):
+            connector = connector_class(choice.kind)((24, 24), 1024, width, choice.option)
+        assert sum(p.numel() for p in connector.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+@pytest.mark.parametrize("side", [14, 16, 24, 27])
+@pytest.mark.parametrize("choice", KINDS, ids=str)
+def test_shapes(choice, side):
+    if choice.kind == "shuffle" and side % 2:
+        with pytest.raises(SpaceError, match=r"'shuffle@2' folds .* do not divide a grid of 27 x 27; .* 'concat@26'"):
+            make_connector(choice, (side, side), 6, 10, seed=0)
+        return
+    connector = make_connector(choice, (side, side), 6, 10, seed=0)
+    tokens = {"linear": side**2, "mlp2x": side**2, "pool": 49, "shuffle": side**2 // 4}[choice.kind]
+    assert connector.tokens == tokens
+    assert connector(torch.zeros(2, side, side, 6)).shape == (2, tokens, 10)
+
+
+def test_pooling_cannot_make_a_finer_grid():
+    with pytest.raises(SpaceError, match=r"'pool@9' cannot pool a grid of 8 x 8 .* pool@8 or less"):
+        make_connector(ConnectorChoice("pool", 9), (8, 8), 6, 10, seed=0)
+
+
+def test_pooling_to_the_same_grid_is_the_mlp():
+    pool = make_connector(ConnectorChoice("pool", 4), (4, 4), 6, 10, seed=0)
+    mlp = make_connector(ConnectorChoice("mlp2x"), (4, 4), 6, 10, seed=0)
+    mlp.load_state_dict(pool.state_dict())
+    features = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pool(features), mlp(features))
+
+
+def test_shuffle_lays_squares_end_to_end_row_by_row():
+    """The order of Idefics 3: torch's pixel_unshuffle with channels innermost."""
+    features = torch.arange(2 * 4 * 6 * 3, dtype=torch.float32).view(2, 4, 6, 3)
+    shuffle = Shuffle((4, 6), 3, 12, 2)
+    shuffle.projection.weight.data = torch.eye(12)
+    expected = torch.nn.functional.pixel_unshuffle(features.permute(0, 3, 1, 2), 2)  # (batch, c * s * s, 2, 3)
+    expected = expected.view(2, 3, 4, 2, 3).permute(0, 3, 4, 2, 1).reshape(2, 6, 12)
+    torch.testing.assert_close(shuffle(features), expected)
+
+
+@pytest.mark.parametrize("choice", KINDS, ids=str)
+def test_the_start_depends_on_seed_and_widths_alone(choice):
+    before = torch.get_rng_state()
+    first = make_connector(choice, (14, 14), 6, 10, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)  # left where it was,
+    torch.rand(3)
+    option = None if choice.option is None else 1
+    again = make_connector(ConnectorChoice(choice.kind, option or choice.option), (28, 28), 6, 10, seed=1)
+    for name, value in first.state_dict().items():
+        if again.state_dict()[name].shape == value.shape:
+            assert torch.equal(again.state_dict()[name], value)  # and never read
+
+    weight = next(iter(first.parameters()))
+    assert not torch.equal(next(iter(make_connector(choice, (14, 14), 6, 10, seed=2).parameters())), weight)
+    wider = next(iter(make_connector(choice, (14, 14), 7, 10, seed=1).parameters()))
+    assert not torch.equal(wider[:, :6], weight[:, :6])
+    assert weight.std().item() == pytest.approx(
+        (3 * weight.shape[1]) ** -0.5, rel=0.2
+    )  # torch's default for a linear layer

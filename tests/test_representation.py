@@ -1,0 +1,119 @@
+"""Images as encoders see them, and how the maps of several encoders become one."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from acsearch.errors import DataError
+from acsearch.space import Joining
+from trainers.images import LETTERBOX, SQUASH, content_seed, fit, frame, open_image, pixels
+from trainers.representation import join
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    """The same features up to the order of sums."""
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+
+
+def random_maps(*shapes: tuple[int, int]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(2, side, side, channels, generator=generator) * 5**i for i, (side, channels) in enumerate(shapes)
+    ]
+
+
+def test_raw_concat_keeps_the_parts():
+    first, second = random_maps((4, 8), (4, 6))
+    joined = join([first, second], Joining())
+    assert torch.equal(joined[..., :8], first)
+    assert torch.equal(joined[..., 8:], second)
+    assert torch.equal(join([first], Joining()), first)
+
+
+@pytest.mark.parametrize("joining", [Joining("normconcat"), Joining("normconcat", 3)], ids=str)
+def test_similarity_of_a_normalised_concat_is_the_mean_of_the_parts(joining):
+    maps = random_maps((4, 8), (6, 6), (4, 30))
+    joined = join(maps, joining)
+    parts = [join([one], Joining("normconcat", joining.grid or 4)) for one in maps]
+    a, b = (slice(None), 0, 0), (slice(None), 2, 1)
+    similarities = [torch.cosine_similarity(part[a], part[b], dim=-1) for part in parts]
+    close(torch.cosine_similarity(joined[a], joined[b], dim=-1), torch.stack(similarities).mean(0))
+
+
+def test_the_common_grid_is_the_first_parts_unless_given():
+    maps = random_maps((4, 8), (6, 6))
+    assert join(maps, Joining()).shape == (2, 4, 4, 14)
+    assert join(maps[::-1], Joining()).shape == (2, 6, 6, 14)
+    assert join(maps, Joining("concat", 3)).shape == (2, 3, 3, 14)
+    fine = maps[1].requires_grad_()
+    join([fine], Joining("concat", 3)).sum().backward()
+    assert fine.grad.min() > 0.05  # antialiased: no location is skipped
+    constant = torch.full((1, 5, 5, 3), 2.0)
+    close(join([constant], Joining("concat", 7)), torch.full((1, 7, 7, 3), 2.0))
+    assert join([maps[0].half()], Joining("concat", 3)).dtype == torch.float16
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [LETTERBOX, SQUASH])
+@pytest.mark.parametrize(("width", "height"), [(96, 72), (72, 96), (96, 96), (301, 200), (640, 11)])
+def test_points_move_as_pixels_do(width, height, policy):
+    """A bright square's centre lands where the frame says."""
+    side = max(4, min(width, height) // 6)
+    image = Image.new("RGB", (width, height), (0, 0, 0))
+    left, top = width * 3 // 5, height // 5
+    ImageDraw.Draw(image).rectangle((left, top, left + side - 1, top + side - 1), fill=(255, 255, 255))
+    fitted = pixels(fit(image, 64, (0.0, 0.0, 0.0), policy))[0].double()
+    total = fitted.sum()
+    centres = torch.arange(64) + 0.5
+    landed = ((fitted.sum(0) * centres).sum() / total, (fitted.sum(1) * centres).sum() / total)
+    place = frame(width, height, 64, policy)
+    assert landed[0].item() == pytest.approx((left + side / 2) * place.scale_x + place.offset_x, abs=0.4)
+    assert landed[1].item() == pytest.approx((top + side / 2) * place.scale_y + place.offset_y, abs=0.4)
+
+
+def test_letterbox_keeps_proportions_and_fills_the_bars():
+    place = frame(96, 72, 64)
+    assert (place.scale_x, place.scale_y, place.offset_x, place.offset_y) == (64 / 96, 48 / 72, 0, 8)
+    squashed = frame(96, 72, 64, SQUASH)
+    assert (squashed.scale_x, squashed.scale_y, squashed.offset_x, squashed.offset_y) == (64 / 96, 64 / 72, 0, 0)
+    fitted = pixels(fit(Image.new("RGB", (96, 72), (255, 0, 0)), 64, (0.25, 0.5, 0.75)))
+    assert fitted[:, :8].unique(dim=1).flatten().tolist()[:1] == [64]
+    assert fitted[:, 0, 0].tolist() == fitted[:, 63, 63].tolist() == [64, 128, 191]
+    assert fitted[:, 8, 0].tolist() == fitted[:, 55, 63].tolist() == [255, 0, 0]
+    with pytest.raises(DataError, match="'crop' is not a way to fit an image"):
+        frame(96, 72, 64, "crop")
+
+
+def test_the_seed_is_of_the_content(tmp_path):
+    image = Image.effect_noise((20, 10), 50).convert("RGB")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    image.save(tmp_path / "other name.png", compress_level=0)
+    seed = content_seed(image)
+    assert 0 <= seed < 2**63
+    assert content_seed(open_image(file.getvalue())) == content_seed(open_image(tmp_path / "other name.png")) == seed
+    assert content_seed(image.convert("RGBA")) == seed
+    assert content_seed(Image.frombytes("RGB", (10, 20), image.tobytes())) != seed
+    image.putpixel((3, 3), (1, 2, 3))
+    assert content_seed(image) != seed
+
+
+def test_images_are_opened_upright_or_refused_by_name(tmp_path):
+    image = Image.new("RGB", (20, 10))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (10, 20)
+    (tmp_path / "text.png").write_text("not an image")
+    for source, named in ((tmp_path / "text.png", "text.png"), (tmp_path / "gone.png", "gone.png"), (b"no", "2 bytes")):
+        with pytest.raises(DataError, match=f"cannot read an image from .*{named}"):
+            open_image(source)

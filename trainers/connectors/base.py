@@ -1,0 +1,77 @@
+"""The connectors' contract, and how they start.
+
+A connector's initial weights depend on (seed, kind, widths) alone, never on the global generator, which is neither
+read nor moved: candidates of equal widths start equal, whatever was built or trained before, and the option (how many
+tokens) does not change where they start either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+
+import torch
+from torch import nn
+
+from acsearch.errors import SpaceError
+from acsearch.space import CONNECTORS, ConnectorChoice
+
+__all__ = ["CONNECTORS", "Connector", "connector_class", "make_connector"]
+
+
+class Connector(nn.Module):
+    """(batch, height, width, in_width) -> (batch, tokens, out_width), tokens row by row.
+
+    Subclasses take (grid, in_width, out_width, option), set `tokens`, and raise SpaceError for a grid they cannot take.
+    """
+
+    tokens: int
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fills every parameter, as torch does by default (which is LLaVA's way) for the layers it knows.
+
+        A subclass with parameters of its own, such as learned queries, fills those as well.
+        """
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+                if layer.bias is not None:
+                    bound = 1 / math.sqrt(layer.in_features)
+                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            elif isinstance(layer, nn.LayerNorm):
+                nn.init.ones_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+
+def connector_class(kind: str) -> type[Connector]:
+    """The class of a kind; build one under `torch.device("meta")` to count tokens and parameters at no cost."""
+    module, name = CONNECTORS[kind].target.split(":")
+    found: type[Connector] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def make_connector(
+    choice: ConnectorChoice, grid: tuple[int, int], in_width: int, out_width: int, seed: int
+) -> Connector:
+    """The connector, float32 on the CPU.
+
+    grid: (height, width) of the features.  in_width: their channels.  out_width: of the language model's embeddings.
+    Raises SpaceError where the grid does not suit the connector.
+    """
+    with torch.device("meta"):  # no default initialisation, which would draw from the global generator
+        connector = connector_class(choice.kind)(grid, in_width, out_width, choice.option)
+    connector.to_empty(device="cpu")
+    digest = hashlib.sha256(f"{seed}/{choice.kind}/{in_width}/{out_width}".encode()).digest()
+    connector.initialise(torch.Generator().manual_seed(int.from_bytes(digest[:8], "big")))
+    return connector
+
+
+def required(option: int | None, kind: str) -> int:
+    """The option of a connector that needs one. Raises SpaceError where there is none."""
+    if option is None:
+        raise SpaceError(f"the connector {kind!r} needs a number, {CONNECTORS[kind].option}: e.g. '{kind}@2'")
+    return option

@@ -1,0 +1,19 @@
+"""One linear layer: LLaVA 1's projector. A token for every location."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainers.connectors.base import Connector
+
+
+class Linear(Connector):
+    def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
+        super().__init__()
+        self.tokens = grid[0] * grid[1]
+        self.projection = nn.Linear(in_width, out_width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.projection(features.flatten(1, 2))
+        return tokens

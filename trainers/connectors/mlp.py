@@ -1,0 +1,19 @@
+"""Two linear layers with a GELU between them: LLaVA 1.5's projector ("mlp2x_gelu"). A token for every location."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainers.connectors.base import Connector
+
+
+class Mlp2x(Connector):
+    def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
+        super().__init__()
+        self.tokens = grid[0] * grid[1]
+        self.layers = nn.Sequential(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.layers(features.flatten(1, 2))
+        return tokens

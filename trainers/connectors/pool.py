@@ -1,0 +1,26 @@
+"""Adaptive average pooling to a coarser grid, then mlp2x on what is left: `pool@12` gives 144 tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from acsearch.errors import SpaceError
+from trainers.connectors.base import required
+from trainers.connectors.mlp import Mlp2x
+
+
+class Pool(Mlp2x):
+    def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
+        side = required(option, "pool")
+        if side > min(grid):
+            raise SpaceError(
+                f"the connector 'pool@{side}' cannot pool a grid of {grid[0]} x {grid[1]} to a finer one; "
+                f"expected pool@{min(grid)} or less"
+            )
+        super().__init__((side, side), in_width, out_width, option)
+        self.side = side
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        pooled = functional.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), self.side)
+        return super().forward(pooled.permute(0, 2, 3, 1))

@@ -1,0 +1,28 @@
+"""Random features: a control. An encoder that is not better than this one has shown the language model nothing.
+
+Each image's map is N(0, 1), seeded by the image's content alone, so it identifies the image and says nothing of it.
+It has no weights; grid and width are its row's `patch` and `width`. options: seed (an integer, for several of them).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from trainers.encoders.base import Encoder, image_noise
+from trainers.encoders.spec import EncoderSpec
+
+
+class NoiseEncoder(Encoder):
+    dtype: torch.dtype
+
+    def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        purpose = f"random features {self.spec.options.get('seed', 0)}"
+        if images.is_meta:
+            return images.new_empty(len(images), *self.grid, self.width)
+        return image_noise(seeds, (*self.grid, self.width), purpose).to(images.device, self.dtype)
+
+
+def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    encoder = NoiseEncoder(spec, size, -1, digest="no weights")  # it has one layer, whichever is asked for
+    encoder.dtype = dtype
+    return encoder.freeze(device)

@@ -1,0 +1,146 @@
+"""Encoders built by timm.
+
+Layers come from `forward_intermediates`, whose index -2 is Hugging Face's hidden_states[-2] without prefix tokens; the
+blocks after the chosen one are removed. Three traps are avoided here:
+
+- **QuickGELU.** OpenAI's CLIP, MetaCLIP and DFN were trained with x * sigmoid(1.702 x), and timm builds GELU under
+  their plain names. The `_clip_quickgelu_` names are right, and a plain one whose notes say so is refused.
+- **crop_pct** and timm's transforms belong to classification. Images arrive here already fitted.
+- **Position embeddings** are resampled by timm as the checkpoint is loaded, from the checkpoint's own table. SAM does
+  it at every call instead, from the same table; the option takes_any_size says so of a tower.
+
+Weights: a hub id or folder with `model.safetensors` and `config.json` in timm's format, or a safetensors file.
+`model` may be left out for a folder. options: takes_any_size, and arguments of the model (patch_size, embed_dim, depth,
+num_classes, ...) over those of the folder's `model_args`; img_size is always the encoder's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
+
+from acsearch.errors import SpaceError
+from trainers.encoders.base import Encoder, block_index, check_prefix
+from trainers.encoders.spec import EncoderSpec
+from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+
+
+class TimmEncoder(Encoder):
+    """A timm tower, cut after one block or stage."""
+
+    tower: Any
+
+    def __init__(self, spec: EncoderSpec, size: int, tower: Any, layer: int, digest: str) -> None:
+        levels = tower.feature_info  # one entry for each block or stage
+        self.block = block_index(spec, layer, len(levels))
+        reached = levels[self.block]
+        super().__init__(
+            spec, size, self.block - len(levels), digest=digest, patch=reached["reduction"], width=reached["num_chs"]
+        )
+        check_prefix(spec, getattr(tower, "num_prefix_tokens", 0))  # convolutional towers have no such thing
+        tower.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
+        self.tower = tower
+
+    def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        dtype = next(self.tower.parameters()).dtype
+        (feature,) = self.tower.forward_intermediates(
+            images.to(dtype),
+            indices=[self.block],
+            norm=False,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        features: torch.Tensor = feature.permute(0, 2, 3, 1)
+        return features
+
+
+def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    return load_as(TimmEncoder, spec, spec.options, size, layer, device=device, dtype=dtype)
+
+
+def load_as(
+    kind: type[TimmEncoder],
+    spec: EncoderSpec,
+    options: Mapping[str, Any],
+    size: int,
+    layer: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Encoder:
+    """A kind of timm encoder; options: those of the spec's that are the model's arguments."""
+    if device.type == "meta":
+        architecture, arguments, _ = _describe(spec, options, local_configuration(spec, "config.json"))
+        with device:
+            tower = _create(spec, architecture, arguments, size, None)
+        return kind(spec, size, tower, layer, "meta").freeze(device, dtype)
+    weights = find_weights(spec, ("model.safetensors",), "config.json", bare=True)
+    is_file = weights.file == Path(spec.weights or "")  # described by its row alone
+    architecture, arguments, tag = _describe(spec, options, None if is_file else weights.folder / "config.json")
+    _refuse_wrong_gelu(spec, architecture, tag)
+    tower = _create(spec, architecture, arguments, size, weights.file)
+    return kind(spec, size, tower, layer, weights.digest).freeze(device, dtype)
+
+
+def _describe(
+    spec: EncoderSpec, options: Mapping[str, Any], configuration: Path | None
+) -> tuple[str | None, dict[str, Any], str | None]:
+    """The architecture, its arguments and the weights' tag, as the row and a config.json in timm's format say."""
+    if configuration is None or not configuration.is_file():
+        return spec.model, dict(options), None
+    described = read_configuration(spec, configuration)
+    arguments = {**described.get("model_args", {}), **options}
+    return spec.model or described.get("architecture"), arguments, described.get("pretrained_cfg", {}).get("tag")
+
+
+def _create(spec: EncoderSpec, name: str | None, arguments: dict[str, Any], size: int, file: Path | None) -> Any:
+    """The whole tower at `size`, with the weights of `file` (all of them: timm is strict as long as classes agree)."""
+    if name is None or not is_model(name.partition(".")[0]):
+        raise SpaceError(
+            f"{name!r} of the encoder {spec.name!r} is not a model of timm {timm.__version__}; 'model' in its row, or "
+            "'architecture' in its folder's config.json, must be one"
+        )
+    _refuse_wrong_gelu(spec, name, None)
+    overlay: dict[str, Any] = {"file": str(file), "custom_load": False}
+    if "num_classes" in arguments:
+        overlay["num_classes"] = arguments["num_classes"]
+    takes_any_size = arguments.pop("takes_any_size", not _known(name).fixed_input_size)
+    if takes_any_size:
+        arguments.pop("img_size", None)
+    else:
+        arguments["img_size"] = size
+    try:
+        return timm.create_model(name, pretrained=file is not None, pretrained_cfg_overlay=overlay, **arguments)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise SpaceError(
+            f"timm cannot build {name!r} for {spec.name!r} at {size} pixels"
+            + (f" with the weights '{file}'" if file else "")
+            + f": {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _known(name: str) -> PretrainedCfg:
+    """What timm knows of a model, or of the weights that a tag after its name says."""
+    found = get_pretrained_cfg(name)
+    assert found is not None  # that is so for what is not registered, which was refused
+    return found
+
+
+def _refuse_wrong_gelu(spec: EncoderSpec, architecture: str | None, tag: str | None) -> None:
+    if architecture is None or "quickgelu" in architecture:
+        return
+    name = f"{architecture}.{tag}" if tag and "." not in architecture else architecture
+    if name not in timm.list_pretrained():
+        return
+    if any("QuickGELU" in note for note in _known(name).notes or ()):
+        right = architecture.replace("_clip_", "_clip_quickgelu_")
+        raise SpaceError(
+            f"the weights {name!r} of {spec.name!r} were trained with QuickGELU, and timm builds GELU under that name; "
+            f"set 'model' to {right!r}"
+        )

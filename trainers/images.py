@@ -1,0 +1,105 @@
+"""Images: opened, fitted into a square frame, turned into pixels, and given the seed of their content.
+
+Two policies fit an image into a square. Letterbox keeps its proportions: the long side becomes the frame's, the short
+side is centred between bars. Squash stretches both sides to the frame's. `frame` is the one place that knows the
+geometry; what moves points (keypoints, boxes) and what moves pixels agree because both ask it.
+
+    96 x 72 letterboxed to 64:  scale 2/3, content 64 x 48, offset (0, 8)
+
+PIL does the work, since torchvision.io is missing beside a CPU build of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from acsearch.errors import DataError
+
+LETTERBOX = "letterbox"
+SQUASH = "squash"
+POLICIES = (LETTERBOX, SQUASH)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image's points land: (x, y) -> (x * scale_x + offset_x, y * scale_y + offset_y).
+
+    In pixels, counted from the outer corner of the top left pixel, so that the centre of pixel i is at i + 0.5; the
+    frame is size x size pixels.
+    """
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    size: int
+
+
+def frame(width: int, height: int, size: int, policy: str = LETTERBOX) -> Frame:
+    """The frame of a width x height image under a policy.
+
+    The content's sides and its offset are whole pixels (so nothing is resampled twice); the scales are those of the
+    whole-pixel content, so they may differ by a fraction of a pixel between x and y. Raises DataError for an unknown
+    policy.
+    """
+    if policy == SQUASH:
+        inner_width, inner_height = size, size
+    elif policy == LETTERBOX:
+        longest = max(width, height)
+        inner_width = max(1, round(width * size / longest))
+        inner_height = max(1, round(height * size / longest))
+    else:
+        raise DataError(f"{policy!r} is not a way to fit an image into a square; expected one of {', '.join(POLICIES)}")
+    return Frame(
+        inner_width / width,
+        inner_height / height,
+        (size - inner_width) // 2,
+        (size - inner_height) // 2,
+        size,
+    )
+
+
+def fit(image: Image.Image, size: int, fill: tuple[float, float, float], policy: str = LETTERBOX) -> Image.Image:
+    """The image in a size x size RGB square, bicubic; `fill`, in [0, 1], colours the bars."""
+    place = frame(image.width, image.height, size, policy)
+    inner = (round(image.width * place.scale_x), round(image.height * place.scale_y))
+    content = image.convert("RGB").resize(inner, Image.Resampling.BICUBIC)
+    if inner == (size, size):
+        return content
+    square = Image.new("RGB", (size, size), tuple(round(255 * channel) for channel in fill))
+    square.paste(content, (int(place.offset_x), int(place.offset_y)))
+    return square
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    """(3, height, width) uint8."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def content_seed(image: Image.Image) -> int:
+    """63 bits of what the image shows: seeds every random thing that belongs to it, wherever and whenever it is seen.
+
+    Depends on the size and the RGB values alone, not on the file, its name or its place in a batch.
+    """
+    rgb = image.convert("RGB")
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes())
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """An image file's RGB image, turned as its EXIF orientation says. Raises DataError naming the source."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        named = f"{len(source)} bytes" if isinstance(source, bytes) else f"'{source}'"
+        raise DataError(
+            f"cannot read an image from {named}: {error}; expected an image file such as PNG or JPEG"
+        ) from error

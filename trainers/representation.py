@@ -1,0 +1,93 @@
+"""A vision representation: one or more frozen encoders, joined into one map of features.
+
+representation = build_representation(parse("clip-l14@224+dinov2-l14@224"), load_registry(), device="cuda")
+views = representation.views(image)                                     # one (3, 224, 224) uint8 for each part
+representation.encode([view[None] for view in views], seeds)            # (1, 16, 16, 2048)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from acsearch.space import Joining, Representation
+from trainers.encoders import Encoder, Registry, make_encoder
+from trainers.images import LETTERBOX, fit, pixels
+
+
+class VisionRepresentation(nn.Module):
+    """grid: (height, width) of the joined map.  width: its channels, the sum of the parts'.
+
+    policy: how images are fitted into the parts' squares, for every part alike, so that their cells line up.
+    """
+
+    def __init__(self, parts: Sequence[Encoder], joining: Joining, policy: str = LETTERBOX) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.joining = joining
+        self.policy = policy
+        self.grid = parts[0].grid if joining.grid is None else (joining.grid, joining.grid)
+        self.width = sum(part.width for part in parts)
+
+    def _encoders(self) -> list[Encoder]:
+        return [part for part in self.parts if isinstance(part, Encoder)]  # ModuleList is not generic
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 of all that decides the features but the precision: the parts' own, the joining and the policy."""
+        names = [part.fingerprint for part in self._encoders()] + [str(self.joining), self.policy]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+    def views(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
+        """What each part is shown: (3, size, size) uint8, with bars of its mean colour, which normalises to about 0."""
+        return tuple(pixels(fit(image, part.size, part.spec.mean, self.policy)) for part in self._encoders())
+
+    def encode(self, views: Sequence[torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
+        """One (batch, 3, size, size) uint8 for each part and (batch,) content seeds -> (batch, *grid, width)."""
+        features = [part.encode(view, seeds) for part, view in zip(self._encoders(), views, strict=True)]
+        return join(features, self.joining)
+
+
+def join(features: Sequence[torch.Tensor], joining: Joining) -> torch.Tensor:
+    """The parts' maps, (batch, height, width, channels) each, as one map with all their channels.
+
+    The common grid is the joining's, else the first part's; other maps are resampled to it, bilinearly and, where it
+    is coarser, antialiased. "normconcat" gives each part unit length at every location, before and after resampling,
+    so that the cosine similarity of two joined features is the mean of their parts' cosine similarities; in a plain
+    concat the part with the longest features dominates it.
+    """
+    grid = tuple(features[0].shape[1:3]) if joining.grid is None else (joining.grid, joining.grid)
+    normalised = joining.kind == "normconcat"
+    joined = []
+    for feature in features:
+        if normalised:
+            feature = functional.normalize(feature, dim=-1)
+        if tuple(feature.shape[1:3]) != grid:
+            feature = _resample(feature, grid)
+            feature = functional.normalize(feature, dim=-1) if normalised else feature
+        joined.append(feature)
+    return torch.cat(joined, dim=-1)
+
+
+def _resample(feature: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+    channels_first = feature.permute(0, 3, 1, 2).float()  # half precision cannot be antialiased on a CPU
+    resampled = functional.interpolate(channels_first, size=grid, mode="bilinear", align_corners=False, antialias=True)
+    return resampled.permute(0, 2, 3, 1).to(feature.dtype)
+
+
+def build_representation(
+    representation: Representation,
+    registry: Registry,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    policy: str = LETTERBOX,
+) -> VisionRepresentation:
+    """The encoders a candidate names, joined; its connector is not part of it (see trainers/connectors)."""
+    parts = [make_encoder(part, registry, device=device, dtype=dtype) for part in representation.parts]
+    return VisionRepresentation(parts, representation.joining, policy)
