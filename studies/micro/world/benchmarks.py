@@ -1,0 +1,75 @@
+"""The benchmarks: one per kind of question, with the scale of their scores. Floors are data; a test measures them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from studies.micro.world import names
+from studies.micro.world.creatures import SPECIES
+from studies.micro.world.dice import Dice
+from studies.micro.world.questions import KINDS, Question, questions
+from studies.micro.world.scene import Scene, scene
+
+
+@dataclass(frozen=True)
+class MicroBenchmark:
+    """answers: all there can be.  floor, ceiling: of the accuracy, in percent.
+
+    The floor is the accuracy of whoever knows the questions but sees no image: the best constant answer per template.
+    """
+
+    name: str
+    answers: tuple[str, ...]
+    floor: float
+    ceiling: float = 100.0
+
+
+_SHAPE_ANSWERS = (*names.COLOURS, *names.SHAPES, *names.TEXTURES, *names.SIZES)
+_SPOTS = tuple(sorted({part for species in SPECIES.values() for part in species.spots.values()}))
+
+BENCHMARKS: dict[str, MicroBenchmark] = {
+    "attribute": MicroBenchmark("micro_attribute", (*_SHAPE_ANSWERS, *SPECIES, *names.BACKGROUNDS), 25.7),
+    "count": MicroBenchmark("micro_count", names.NUMBERS, 33.1),
+    "relation": MicroBenchmark("micro_relation", (*names.SIDES, "above", "below", *names.SHAPES), 25.0),
+    "existence": MicroBenchmark("micro_existence", ("yes", "no"), 51.5),
+    "part": MicroBenchmark("micro_part", (*_SPOTS, "left", "right", "upper", "lower", "belly", *names.COLOURS), 18.9),
+    "reading": MicroBenchmark("micro_reading", (*names.WORDS, *names.DIGITS), 7.9),
+}
+
+
+def benchmark(seed: int, kind: str, split: str = "test") -> Iterator[tuple[Scene, Question]]:
+    """Without end: one question of the kind per scene, from the scenes of a split that offer one."""
+    index = 0
+    while True:
+        shown = scene(seed, split, index)
+        question = _one(shown, kind)
+        if question:
+            yield shown, question
+        index += 1
+
+
+def _one(shown: Scene, kind: str) -> Question | None:
+    offered = questions(shown, (kind,))
+    return Dice("benchmark", shown.key, kind).pick(offered) if offered else None
+
+
+def floor(asked: list[Question]) -> float:
+    """Accuracy in percent of the best constant answer per template on these questions of one kind."""
+    answers: dict[str, Counter[str]] = {}
+    for question in asked:
+        answers.setdefault(question.template, Counter())[question.answer] += 1
+    return 100 * sum(max(counts.values()) for counts in answers.values()) / len(asked)
+
+
+def measured_floors(count: int) -> dict[str, float]:
+    """The floor of every kind on the benchmarks of this many scenes. 20,000 scenes gave the recorded ones."""
+    sample: dict[str, list[Question]] = {kind: [] for kind in KINDS}
+    for index in range(count):
+        shown = scene(0, "floor", index)
+        for kind in KINDS:
+            question = _one(shown, kind)
+            if question:
+                sample[kind].append(question)
+    return {kind: floor(asked) for kind, asked in sample.items()}
