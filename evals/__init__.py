@@ -1,1 +1,10 @@
-"""Evaluation of finetuned models with lmms-eval. Not built yet: studies look scores up in a recorded table."""
+"""Evaluation of trained models with lmms-eval: benchmarks as data, one call that scores a model on them.
+
+Nothing here imports lmms-eval (eight seconds) before something is evaluated.
+"""
+
+import acsearch  # noqa: F401  installs the torchvision guard before anything imports torchvision
+from evals.benchmarks import Benchmark, benchmark, load_benchmarks
+from evals.runner import Evaluation, Score, evaluate
+
+__all__ = ["Benchmark", "Evaluation", "Score", "benchmark", "evaluate", "load_benchmarks"]

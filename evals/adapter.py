@@ -1,0 +1,173 @@
+"""Our models as lmms-eval sees them. Imports lmms-eval: import this only to evaluate.
+
+A model is anything with
+
+    generate(images, prompts, max_new_tokens) -> answers    greedy, and the same in batches of any size
+    fingerprint                                             of its weights
+    device
+
+It is asked the plain text of a question about one image or none; its own conversation template is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from lmms_eval.api.instance import GenerationResult, Instance
+from lmms_eval.api.model import lmms
+from PIL import Image
+
+from acsearch.errors import EvaluationError
+from evals.answers import Answers, question_key
+
+# Where a task sets no limit its answers are a word or a letter: nothing that comes later could score.
+MAX_NEW_TOKENS = 64
+
+Progress = Callable[[str, int, int], None]  # task, samples answered, samples on this rank
+
+
+class Model(Protocol):
+    """What can be evaluated."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device | str: ...
+
+    def generate(
+        self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int
+    ) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class _Question:
+    prompt: str
+    image: Image.Image | None
+    max_new_tokens: int
+    key: str
+
+
+class AcsearchModel(lmms):
+    """A model that is in memory.
+
+    batch_size: how many images are held at a time.  images: what is shown of several ("one" is an error).
+    Under several ranks each has its own whole model; they answer different numbers of questions.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch_size: int = 32,
+        answers: Answers | None = None,
+        images: Literal["one", "first"] = "one",
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.batch_size, self.images, self.progress = model, batch_size, images, progress
+        self.answers = answers if answers is not None else Answers(None, "")
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tensors that lmms-eval gathers; gloo gathers on the CPU, wherever the model is."""
+        on_cpu = dist.is_initialized() and "gloo" in str(dist.get_backend())
+        return torch.device("cpu" if on_cpu else self.model.device)
+
+    def clean(self) -> None:
+        """Does nothing: lmms-eval's own deletes every module, and this model is not its to delete."""
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Answers in the order of the requests. Long prompts go first, so that memory runs out early or never."""
+        order = sorted(range(len(requests)), key=lambda index: -len(requests[index].args[0]))
+        texts = [""] * len(requests)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            questions = [self._question(requests[row]) for row in rows]
+            self._ask(questions)
+            for row, question in zip(rows, questions, strict=True):
+                answer = self.answers.get(question.key) or ""
+                texts[row] = _until(_printable(answer).strip(), requests[row].args[1].get("until"))
+            self._tell(requests[rows[0]].args[4], start + len(rows), len(order))
+        return texts
+
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Losses, as lmms-eval takes the smallest of several continuations, and whether greedy decoding gives them.
+
+        For models with `log_likelihood(images, prompts, continuations) -> [(log-likelihood, greedy), ...]`.
+        lmms-eval 0.7.3 turns a plain pair into text, and leaves alone what a GenerationResult holds.
+        """
+        log_likelihood = getattr(self.model, "log_likelihood", None)
+        if log_likelihood is None:
+            raise EvaluationError(
+                f"{requests[0].args[4]}: compares log-likelihoods, which {type(self.model).__name__} does not give; "
+                "take the variant of the task that generates"
+            )
+        losses = []
+        for start in range(0, len(requests), self.batch_size):
+            rows = [request.args for request in requests[start : start + self.batch_size]]
+            docs = [self.task_dict[task][split][doc_id] for _, _, _, doc_id, task, split in rows]
+            shown = [self._image(row[2](doc), row[4]) for row, doc in zip(rows, docs, strict=True)]
+            wanted = [row[1](doc) if callable(row[1]) else row[1] for row, doc in zip(rows, docs, strict=True)]
+            found = log_likelihood(shown, [row[0] for row in rows], wanted)
+            losses += [GenerationResult((-float(value), bool(greedy))) for value, greedy in found]
+            self._tell(rows[0][4], start + len(rows), len(requests))
+        return losses
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise EvaluationError(f"{requests[0].task_name}: asks in several rounds; only single questions can be asked")
+
+    def _question(self, request: Instance) -> _Question:
+        prompt, options, visual, doc_id, task, split = request.args
+        if options.get("do_sample") or options.get("temperature") or (options.get("num_beams") or 1) > 1:
+            raise EvaluationError(f"{task}: wants sampling or beams; models are evaluated greedily, with temperature 0")
+        limit = int(options.get("max_new_tokens") or MAX_NEW_TOKENS)
+        image = self._image(visual(self.task_dict[task][split][doc_id]), task)
+        return _Question(prompt, image, limit, question_key(prompt, image, limit))
+
+    def _image(self, visuals: Sequence[Any] | None, task: str) -> Image.Image | None:
+        if not visuals:
+            return None
+        other = next((one for one in visuals if not isinstance(one, Image.Image)), None)
+        if other is not None:
+            raise EvaluationError(
+                f"{task}: shows a {type(other).__name__} (a video or sound?); only images can be shown"
+            )
+        if len(visuals) > 1 and self.images == "one":
+            raise EvaluationError(
+                f"{task}: shows {len(visuals)} images at once and the model takes one; "
+                "give the benchmark `images: first` to show the first"
+            )
+        image: Image.Image = visuals[0]
+        return image.convert("RGB")
+
+    def _ask(self, questions: Sequence[_Question]) -> None:
+        """Have the model answer what it has not answered before; equal questions once."""
+        new = {question.key: question for question in questions if self.answers.get(question.key) is None}
+        by_limit = sorted(new.values(), key=lambda question: question.max_new_tokens)
+        for limit, group in groupby(by_limit, key=lambda question: question.max_new_tokens):
+            asked = list(group)
+            texts = self.model.generate([one.image for one in asked], [one.prompt for one in asked], limit)
+            self.answers.add({one.key: text for one, text in zip(asked, texts, strict=True)})
+
+    def _tell(self, task: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(task, done, total)
+
+
+def _printable(text: str) -> str:
+    """Without the control characters of an untrained model, which no spreadsheet and no JSON reader takes."""
+    return "".join(mark for mark in text if mark.isprintable() or (mark.isspace() and ord(mark) not in range(11, 32)))
+
+
+def _until(text: str, stops: str | Sequence[str] | None) -> str:
+    """Up to the first of the stops."""
+    stops = [stops] if isinstance(stops, str) else stops or ()
+    return text[: min((text.find(stop) for stop in stops if stop and stop in text), default=len(text))]

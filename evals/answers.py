@@ -1,0 +1,66 @@
+"""What a model has answered already, keyed by its weights and by everything it was shown.
+
+A question is its prompt, the pixels of its image and the longest answer allowed; batches, tasks and paths are no part
+of the key. On disk the answers outlive the process, one file per rank and line per answer, so that an evaluation that
+was interrupted anywhere takes up after its last batch. lmms-eval's own cache stores nothing before a whole task is
+answered, does not look at images, and forgets everything at each commit of the repository it is installed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from PIL import Image
+
+
+class Answers:
+    """The answers of one model.
+
+    folder: of the answers of all models, None to keep them in memory only.  fingerprint: of the model's weights.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str, rank: int = 0) -> None:
+        self._known: dict[str, str] = {}
+        self._file: Path | None = None
+        if folder is not None:
+            own = folder / hashlib.sha256(fingerprint.encode()).hexdigest()[:32]
+            own.mkdir(parents=True, exist_ok=True)
+            for path in sorted(own.glob("rank*.jsonl")):
+                self._known |= _read(path)
+            self._file = own / f"rank{rank}.jsonl"
+
+    def get(self, key: str) -> str | None:
+        return self._known.get(key)
+
+    def add(self, answers: dict[str, str]) -> None:
+        """Remember answers by key; they are on disk when this returns."""
+        self._known |= answers
+        if self._file is None or not answers:
+            return
+        lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in answers.items())
+        with self._file.open("ab") as file:
+            file.write(b"\n" + lines.encode())  # ends a line that a crash may have left torn
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def question_key(prompt: str, image: Image.Image | None, max_new_tokens: int) -> str:
+    """sha256 of a question. image: RGB."""
+    content = hashlib.sha256(json.dumps([prompt, max_new_tokens, image.size if image else None]).encode())
+    if image is not None:
+        content.update(image.tobytes())
+    return content.hexdigest()
+
+
+def _read(path: Path) -> dict[str, str]:
+    answers = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            key, answer = json.loads(line)
+        except ValueError:  # empty, or torn by a crash
+            continue
+        answers[key] = answer
+    return answers

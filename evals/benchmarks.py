@@ -1,0 +1,118 @@
+"""Benchmarks as data: which task of lmms-eval, which of its numbers, on which scale, and how sure that number is.
+
+`benchmarks.yaml` holds the sets that ship with acsearch; a study may bring a file of its own in the same form.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+
+from acsearch.config import read_yaml
+from acsearch.errors import ConfigError
+
+BUILT_IN = Path(__file__).with_name("benchmarks.yaml")
+_PACKAGE = "lmms_eval:"  # a definition among lmms-eval's own tasks
+
+
+class Benchmark(BaseModel):
+    """A benchmark and where its score is found.
+
+    task: its name in lmms-eval.  definition: the YAML file of that task.  metric: the key of the score in its results.
+    scale: points per unit of the metric.  floor, ceiling: of a model that knows nothing, and full marks, in points.
+    units: how the score is made of samples (`evals.units`), for its standard error.  cluster: the column of what
+    several questions share, an image for instance, so that they are no independent samples.
+    keep: only the rows with one of these values in a column.  rows: how many consecutive rows are scored together.
+    images: what is shown of several images, "one" for an error, "first" for the first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    task: str = Field(min_length=1)
+    definition: Path
+    metric: str = Field(min_length=1)
+    scale: float = Field(default=100.0, gt=0)
+    floor: float
+    ceiling: float
+    higher_is_better: bool = True
+    units: Literal["samples", "matches", "mmmu", "mme", "mmbench", "none"] = "samples"
+    cluster: str | None = None
+    keep: dict[str, tuple[str, ...]] = {}
+    rows: int = Field(default=1, ge=1)
+    images: Literal["one", "first"] = "one"
+
+    @model_validator(mode="after")
+    def _floor_below_ceiling(self) -> Benchmark:
+        if self.floor >= self.ceiling:
+            raise ValueError(f"floor {self.floor:g} must be below ceiling {self.ceiling:g}")
+        return self
+
+
+class _File(RootModel[dict[str, dict[str, dict[str, Any]]]]):
+    """Sets of benchmarks by name."""
+
+
+def load_benchmarks(which: str, names: Sequence[str] | None = None, *, file: Path = BUILT_IN) -> tuple[Benchmark, ...]:
+    """A set of benchmarks, or only those of it that are named, in that order.
+
+    Raises ConfigError for a set or benchmark that there is not, and for an entry that cannot be used, naming it.
+    """
+    sets = read_yaml(file, _File).root
+    entries = sets[_known(which, sets, "set of benchmarks", file)]
+    chosen = (
+        list(entries) if names is None else [_known(name, entries, f"benchmark in {which}", file) for name in names]
+    )
+    return tuple(_benchmark(name, entries[name], f"{file}: {which}.{name}", file.parent) for name in chosen)
+
+
+def benchmark(name: str, *, file: Path = BUILT_IN) -> Benchmark:
+    """One benchmark of any set; names are unique among the sets. Raises ConfigError as `load_benchmarks`."""
+    of = {entry: which for which, entries in read_yaml(file, _File).root.items() for entry in entries}
+    return load_benchmarks(of[_known(name, of, "benchmark", file)], [name], file=file)[0]
+
+
+def _known(given: str, known: dict[str, Any], what: str, file: Path) -> str:
+    if given in known:
+        return given
+    near = difflib.get_close_matches(given, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+    raise ConfigError(f"no {what} {given!r} in {file}{hint}")
+
+
+def _benchmark(name: str, entry: dict[str, Any], where: str, folder: Path) -> Benchmark:
+    try:
+        made = Benchmark.model_validate({"name": name, **entry})
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_problem(error)}") from error
+    return made.model_copy(update={"definition": _definition(str(made.definition), where, folder)})
+
+
+def _problem(error: ValidationError) -> str:
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Benchmark.model_fields, n=1)
+        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Benchmark.model_fields)}"
+        return f"unknown key {key!r}; {known}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"{key}: {problem['msg']}" if key else str(problem["msg"])
+
+
+def _definition(given: str, where: str, folder: Path) -> Path:
+    if given.startswith(_PACKAGE):
+        spec = find_spec("lmms_eval")  # without importing it
+        if spec is None or spec.origin is None:
+            raise ConfigError(f"{where}: {given} needs lmms-eval, which is not installed; pip install lmms-eval==0.7.3")
+        path = Path(spec.origin).parent / "tasks" / given.removeprefix(_PACKAGE)
+    else:
+        path = (folder / given).absolute()
+    if not path.is_file():
+        raise ConfigError(f"{where}: the definition {given} does not exist; looked for {path}")
+    return path

@@ -1,0 +1,51 @@
+"""A committed checkpoint as lmms-eval's command line asks for it: by arguments that are all text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acsearch.errors import EvaluationError
+from evals.adapter import AcsearchModel
+from evals.answers import Answers
+from trainers import build
+
+_SHOWN = ("one", "first")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class CheckpointModel(AcsearchModel):
+    """--model_args checkpoint=FOLDER,dtype=bfloat16,cache=FOLDER,images=first; --batch_size and --device come along.
+
+    dtype: float32 by default.  cache: of answers, shared by all checkpoints.  images: what is shown of several.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "",
+        dtype: str = "float32",
+        cache: str | None = None,
+        images: str = "one",
+        batch_size: int | str | None = None,
+        device: str | None = None,
+        max_batch_size: int | None = None,  # for `--batch_size auto`, which nothing here needs
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            raise EvaluationError(
+                f"--model_args: no argument {min(unknown)!r}; known: checkpoint, dtype, cache, images"
+            )
+        if not checkpoint:
+            raise EvaluationError("--model_args: no checkpoint; give checkpoint=FOLDER, a finetune's result folder")
+        for name, given, known in (("images", images, _SHOWN), ("dtype", dtype, _DTYPES)):
+            if given not in known:
+                raise EvaluationError(f"--model_args: {name}={given}; known: {', '.join(known)}")
+        rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+        place = device or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
+        model = build.load_model(Path(str(checkpoint)), place, _DTYPES[dtype])
+        answers = Answers(Path(cache), model.fingerprint, rank) if cache else None
+        size = int(batch_size) if str(batch_size).isdigit() else 32  # type: ignore[arg-type]
+        super().__init__(model, batch_size=size, answers=answers, images=images)  # type: ignore[arg-type]

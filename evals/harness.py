@@ -1,0 +1,203 @@
+"""One call of lmms-eval per benchmark, with all that it needs to behave as a guest in this process.
+
+It seeds the global generators, prints, retries bugs for eight seconds and hides them in a RetryError; here the
+generators are given back, its output goes to a file, and what went wrong is one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lmms_eval.api.task import ConfigurableTask
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+from tenacity import RetryError
+
+from acsearch.errors import AcsearchError, EvaluationError
+from evals.adapter import AcsearchModel, Model, Progress
+from evals.answers import Answers
+from evals.benchmarks import Benchmark
+from evals.definition import task_config
+from evals.quiet import Muted, muted
+from evals.units import UNITS, estimate
+
+
+class _Task(ConfigurableTask):  # type: ignore[misc]  # lmms-eval has no types
+    """A task whose scoring is tried once: a bug in it is there the fifth time too."""
+
+    process_results = inspect.unwrap(ConfigurableTask.process_results)
+
+
+class _LocalTask(_Task):
+    """A task whose data is read once: a file is there or not."""
+
+    download = inspect.unwrap(ConfigurableTask.download)
+
+
+class Harness:
+    """A model to be evaluated on several benchmarks.
+
+    log: where lmms-eval's output is appended.  cache: of answers, by weights.
+    """
+
+    def __init__(self, model: Model, log: Path, batch_size: int, cache: Path | None, progress: Progress | None) -> None:
+        self._rank = int(os.environ.get("RANK", "0"))
+        self._model, self._batch_size, self._progress = model, batch_size, progress
+        self._log = log if self._rank == 0 else log.with_suffix(f".{self._rank}.log")
+        self._answers = Answers(cache, model.fingerprint, self._rank)
+
+    def run(self, benchmark: Benchmark, data: Path | None, limit: int | None) -> dict[str, Any]:
+        """Score one benchmark: `score`, `seconds` and the `records` of its samples. Empty on ranks but the first.
+
+        Raises EvaluationError naming the benchmark.
+        """
+        started = time.perf_counter()
+        if limit is not None:
+            limit = math.ceil(limit / benchmark.rows) * benchmark.rows
+        with _random_states(), muted(self._log) as terminal, _named(benchmark.name):
+            results = self._evaluate(benchmark, data, limit, terminal)
+            if results is None:
+                return {}
+            scored = _score(benchmark, results)
+        return {**scored, "seconds": time.perf_counter() - started}
+
+    def _evaluate(
+        self, benchmark: Benchmark, data: Path | None, limit: int | None, terminal: Muted
+    ) -> dict[str, Any] | None:
+        config = task_config(benchmark, data)
+        adapter = AcsearchModel(
+            self._model,
+            batch_size=self._batch_size,
+            answers=self._answers,
+            images=benchmark.images,
+            progress=self._loud(benchmark.name, terminal),
+        )
+        with tempfile.TemporaryDirectory() as scratch:  # for the files that some tasks write about their scores
+            options = argparse.Namespace(
+                output_path=scratch,
+                process_with_media=bool(config.get("process_results_use_image")),
+                reasoning_tags=None,
+                agentic_trace_mode="basic",
+            )
+            results: dict[str, Any] | None = simple_evaluate(
+                model=adapter,
+                tasks=[self._task(config, local=data is not None)],
+                task_manager=TaskManager("ERROR", include_defaults=False),
+                batch_size=self._batch_size,
+                limit=limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                verbosity="ERROR",
+                distributed_executor_backend="torchrun",  # the other makes an Accelerator, and there can be but one
+                cli_args=options,
+                process_docs_parallel=1,
+            )
+        return results
+
+    def _task(self, config: dict[str, Any], *, local: bool) -> ConfigurableTask:
+        """The first rank reads the data before the others, which then find it prepared."""
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        if several and self._rank > 0:
+            dist.barrier()
+        task = (_LocalTask if local else _Task)(config=config)
+        if several and self._rank == 0:
+            dist.barrier()
+        return task
+
+    def _loud(self, benchmark: str, terminal: Muted) -> Progress | None:
+        progress = self._progress
+        if progress is None:
+            return None
+
+        def tell(task: str, done: int, total: int) -> None:
+            with terminal.loud():
+                progress(benchmark, done, total)
+
+        return tell
+
+
+def _score(benchmark: Benchmark, results: dict[str, Any]) -> dict[str, Any]:
+    """The score and the records of the samples that it counts, in the data's order."""
+    (task,) = results["results"]
+    value = results["results"][task].get(f"{benchmark.metric},none")
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise EvaluationError(f"lmms-eval gives no number for {benchmark.metric!r} but {value!r}")
+    samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
+    samples = [sample for sample in samples if benchmark.metric in sample]
+    points = benchmark.scale * float(value)
+    error = None
+    if benchmark.units != "none":
+        rebuilt, spread = estimate(UNITS[benchmark.units](samples, benchmark.metric, benchmark.cluster))
+        if not math.isclose(benchmark.scale * rebuilt, points, rel_tol=1e-5, abs_tol=1e-2):
+            raise EvaluationError(
+                f"lmms-eval scores {points:.4f} and its samples {benchmark.scale * rebuilt:.4f}; "
+                f"`units: {benchmark.units}` is wrong for this task"
+            )
+        error = None if spread is None else benchmark.scale * spread
+    score = {"points": points, "standard_error": error, "samples": len(samples)}
+    return {"score": score, "records": [_record(benchmark, sample) for sample in samples]}
+
+
+def _record(benchmark: Benchmark, sample: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "doc_id": sample["doc_id"],
+        "prompt": sample["arguments"][0],
+        "answer": sample["filtered_resps"][0],
+        "target": sample["target"],
+        benchmark.metric: sample[benchmark.metric],
+        "doc": sample["doc"],
+    }
+
+
+@contextmanager
+def _named(benchmark: str) -> Iterator[None]:
+    """Any failure as an EvaluationError that names the benchmark; what lmms-eval retried, by its cause."""
+    try:
+        yield
+    except AcsearchError as error:
+        if str(error).startswith(f"{benchmark}:"):
+            raise
+        raise EvaluationError(f"{benchmark}: {error}") from error
+    except RetryError as error:
+        cause = error.last_attempt.exception() or error
+        raise EvaluationError(
+            f"{benchmark}: lmms-eval could not read its data: {_line(cause)}; give a local copy"
+        ) from cause
+    except torch.OutOfMemoryError as error:
+        raise EvaluationError(f"{benchmark}: out of GPU memory; give a smaller batch_size") from error
+    except Exception as error:
+        raise EvaluationError(f"{benchmark}: lmms-eval failed: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+@contextmanager
+def _random_states() -> Iterator[None]:
+    """Give the global generators back as they were. Nothing here draws from them; lmms-eval seeds and uses them."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)

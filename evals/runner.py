@@ -1,0 +1,163 @@
+"""Scores of a model on benchmarks, with their standard errors: `evaluate`.
+
+    FOLDER/results/<benchmark>.json     the score, and what it was measured on; written last
+    FOLDER/samples/<benchmark>.jsonl    one line per sample, in the data's order
+    FOLDER/eval.log                     all that lmms-eval had to say
+
+Each benchmark is committed on its own, so an evaluation that is called again takes up after the last one. Under
+torchrun the samples are shared out among the ranks, and every rank returns the same evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acsearch.errors import EvaluationError
+from evals.benchmarks import Benchmark
+from evals.definition import data_digest
+
+if TYPE_CHECKING:
+    from evals.adapter import Model
+
+Progress = Callable[[str, int, int], None]  # benchmark, samples answered, samples on this rank
+
+
+@dataclass(frozen=True)
+class Score:
+    """points: on the benchmark's own scale.  standard_error: in points; of the sample of questions alone."""
+
+    points: float
+    standard_error: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """scores: by benchmark.  seconds: wall clock, with that of earlier calls which this one took up."""
+
+    scores: dict[str, Score]
+    seconds: float
+
+
+def evaluate(
+    model: Model,
+    benchmarks: Sequence[Benchmark],
+    folder: Path,
+    *,
+    batch_size: int = 32,
+    limit: int | None = None,
+    cache: Path | None = None,
+    data: dict[str, Path] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a model, or take up where an evaluation of the same model in this folder was interrupted.
+
+    model: see `evals.adapter`.  batch_size: how many questions the model is given at a time; results do not depend on
+    it.  limit: only so many rows of each.  cache: of answers, by weights, shared by all evaluations.  data: local data
+    by benchmark.  progress: told what is done; on every rank, of its own share.
+    The global random generators are left as they were. Raises EvaluationError.
+    """
+    started = time.perf_counter()
+    data = data or {}
+    unknown = set(data) - {benchmark.name for benchmark in benchmarks}
+    if unknown:
+        raise EvaluationError(f"data is given for {min(unknown)!r}, which is no benchmark of this evaluation")
+    with _ranks() as (rank, share):
+        fingerprint = model.fingerprint
+        wanted = {one.name: _identity(one, fingerprint, limit, data.get(one.name)) for one in benchmarks}
+        found = {one.name: _committed(folder, one.name, wanted[one.name]) for one in benchmarks} if rank == 0 else {}
+        results: dict[str, dict[str, Any]] = {name: result for name, result in share(found).items() if result}
+        before = sum(result["seconds"] for result in results.values())
+        pending = [benchmark for benchmark in benchmarks if benchmark.name not in results]
+        if pending:
+            from evals.harness import Harness  # only here: importing lmms-eval takes eight seconds
+
+            harness = Harness(model, folder / "eval.log", batch_size, cache, progress)
+            for benchmark in pending:
+                result = harness.run(benchmark, data.get(benchmark.name), limit)
+                if rank == 0:
+                    results[benchmark.name] = _commit(folder, benchmark, wanted[benchmark.name], result)
+        results = share(results)
+    scores = {one.name: Score(**results[one.name]["score"]) for one in benchmarks}
+    return Evaluation(scores, before + time.perf_counter() - started)
+
+
+def _identity(benchmark: Benchmark, fingerprint: str, limit: int | None, data: Path | None) -> dict[str, Any]:
+    """All that a result depends on. What changes it makes the result another one."""
+    if data is not None and not data.exists():
+        raise EvaluationError(f"{benchmark.name}: its data {data} does not exist")
+    definition = hashlib.sha256(benchmark.definition.read_bytes()).hexdigest()
+    described = benchmark.model_dump(mode="json", exclude={"definition", "floor", "ceiling", "higher_is_better"})
+    return {
+        "benchmark": described | {"definition": definition},
+        "model": fingerprint,
+        "limit": limit,
+        "data": data and data_digest(data),
+        "lmms_eval": importlib.metadata.version("lmms-eval"),
+    }
+
+
+def _committed(folder: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        result: dict[str, Any] = json.loads((folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if result.get("of") == wanted and (folder / "samples" / f"{name}.jsonl").exists() else None
+
+
+def _commit(folder: Path, benchmark: Benchmark, of: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Samples first: a result whose samples are not there does not count."""
+    records = result.pop("records")
+    result = {"of": of, **result}
+    (folder / "results" / f"{benchmark.name}.json").unlink(missing_ok=True)  # of another model
+    lines = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
+    _write(folder / "samples" / f"{benchmark.name}.jsonl", lines)
+    _write(folder / "results" / f"{benchmark.name}.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+@contextmanager
+def _ranks() -> Iterator[tuple[int, Callable[[Any], Any]]]:
+    """This rank, and a function that gives all ranks what the first has.
+
+    Joins the process group that a trainer has made; without one, makes one of gloo for as long as it is needed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, lambda value: value
+        return
+    import torch.distributed as dist
+
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo")
+
+    def share(value: Any) -> Any:
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    try:
+        yield dist.get_rank(), share
+    finally:
+        if ours:
+            dist.destroy_process_group()
