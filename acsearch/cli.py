@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acsearch import cli_study
+from acsearch import cli_score, cli_study
 from acsearch.errors import AcsearchError, ConfigError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 law = typer.Typer(help="Fit the AC law to a recorded table.", no_args_is_help=True)
 app.add_typer(law, name="law")
 app.add_typer(cli_study.app, name="study")
+app.add_typer(cli_score.app, name="score")
 
 TableArgument = Annotated[
     str,

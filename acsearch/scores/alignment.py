@@ -1,0 +1,143 @@
+"""A: how well a connector that was trained for itself (stage 1) makes images speak the language model's language.
+
+Two definitions, which are two different scores:
+
+A_ll    log-likelihood, in nats per token, of captions given their image; higher (nearer 0) is better. Mean over the
+        samples of each one's mean over its tokens. "A_ll" takes captions that the connector was not trained on,
+        "A_ll_train", as the paper, captions of its own training data. Source: arXiv 2408.16357v3, section 3.3.
+A_cos   mean over images and the representation's tokens of the cosine to the nearest token of a reference model for the
+        same image, mean over the reference models: those of CLIP at 224 and 336 pixels. Source: the same, v1.
+
+Computed in float32. The published A_cos values were computed in bfloat16, where the similarity of a model with itself
+comes out as 1.002 to 1.008; here it is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from acsearch.errors import DataError, TrainingError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from trainers.model import Batch, MultimodalModel
+
+IGNORED = -100  # label of what is not part of the caption
+_EPS = 1e-10
+
+
+@dataclass(frozen=True)
+class LikelihoodResult:
+    """A_ll. value: mean over samples of their mean log-likelihood per token.  standard_error: of it.
+
+    token_weighted: mean over all tokens, which is minus the training loss; longer captions count more in it.
+    """
+
+    value: float
+    standard_error: float
+    token_weighted: float
+    samples: int
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CosineResult:
+    """A_cos. value: mean over the references.  by_reference: in their order.  images: how many."""
+
+    value: float
+    by_reference: tuple[float, ...]
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def caption_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean log-likelihood per caption token of each sample: (batch,) float32.
+
+    logits: (batch, T, vocabulary), those at t predict the token at t + 1.  labels: (batch, T) token ids, IGNORED where
+    image and prompt are.  Raises DataError for a sample without a caption token.
+    """
+    targets = labels[:, 1:]
+    losses = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return _mean_per_sample(-losses, targets != IGNORED)
+
+
+def cosine_alignment(tokens: Tensor, reference: Tensor) -> float:
+    """Mean over `tokens` of the cosine to the nearest of `reference`, wherever that is in the image.
+
+    tokens: (n, width).  reference: (m, width) of the same image. Not symmetric. Raises TrainingError where the widths
+    differ: the two were not trained for one language model.
+    """
+    return float(_nearest(tokens[None], reference[None])[0])
+
+
+def alignment_ll(model: MultimodalModel, batches: Iterable[Batch]) -> LikelihoodResult:
+    """A_ll of a stage-1 model on batches of captions. Raises DataError when a sample has no caption token."""
+    means: list[Tensor] = []
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for batch in batches:
+            log_probs, mask = model.token_log_probs(batch)
+            means.append(_mean_per_sample(log_probs, mask).cpu())
+            total += float((log_probs.double() * mask).sum())
+            tokens += int(mask.sum())
+    if not means:
+        raise DataError("no captions to measure A_ll on")
+    values = torch.cat(means).double()
+    spread = float(values.std()) if len(values) > 1 else float("nan")
+    return LikelihoodResult(float(values.mean()), spread / len(values) ** 0.5, total / tokens, len(values), tokens)
+
+
+def alignment_cos(
+    model: MultimodalModel, references: Sequence[MultimodalModel], images: Sequence[Image], *, batch_size: int = 16
+) -> CosineResult:
+    """A_cos of a stage-1 model by reference models of the same language model, as CLIP at 224 and at 336 pixels.
+
+    Raises DataError without images or references, TrainingError where a reference belongs to another language model.
+    """
+    if not images or not references:
+        raise DataError(f"A_cos needs images and reference models, got {len(images)} and {len(references)}")
+    sums = [0.0] * len(references)
+    for start in range(0, len(images), batch_size):
+        some = images[start : start + batch_size]
+        tokens = model.image_tokens(some)
+        for place, reference in enumerate(references):
+            sums[place] += float(_nearest(tokens, reference.image_tokens(some).to(tokens.device)).double().sum())
+    by_reference = tuple(one / len(images) for one in sums)
+    return CosineResult(sum(by_reference) / len(by_reference), by_reference, len(images))
+
+
+def _mean_per_sample(log_probs: Tensor, mask: Tensor) -> Tensor:
+    """(batch, T) -> (batch,)"""
+    counts = mask.sum(dim=1)
+    if not counts.all():
+        raise DataError(f"sample {int((counts == 0).nonzero()[0])} of a batch has no caption token to score")
+    return (log_probs.float() * mask).sum(dim=1) / counts
+
+
+def _nearest(tokens: Tensor, reference: Tensor) -> Tensor:
+    """(images, n, width) and (images, m, width) -> (images,)"""
+    if tokens.shape[-1] != reference.shape[-1]:
+        raise TrainingError(
+            f"tokens of width {tokens.shape[-1]} against a reference of width {reference.shape[-1]}; A_cos needs "
+            "models whose connectors were trained for the same language model"
+        )
+    unit, reference = (
+        one / (torch.linalg.vector_norm(one, dim=-1, keepdim=True) + _EPS)
+        for one in (tokens.float(), reference.float())
+    )
+    cosines: Tensor = unit @ reference.transpose(1, 2)  # (images, n, m)
+    return torch.amax(cosines, dim=2).mean(dim=1)

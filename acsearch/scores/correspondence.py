@@ -1,0 +1,120 @@
+"""C: how well a representation's features find the same place in another picture of the same kind of thing.
+
+Per-image PCK@0.10 of nearest neighbours by cosine similarity, measured properly on exactly the map that the connector
+receives: each encoder's own normalisation, size and layer, the joined channels, the native grid, and keypoints moved
+by the very frame that moved the pixels.
+
+    source keypoint -> frame -> the cell it lies in      position in pixels is counted from the outer corner of the
+    best target cell -> its centre -> target image       top left pixel; a cell's centre is at (column + 0.5, row + 0.5)
+    found when nearer than alpha * max(box width, box height), in pixels of the original target image
+
+`compat.py` measures C as the AC law's authors do. The two are different scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from acsearch.errors import ConfigError, DataError
+from acsearch.scores.decoding import TEMPERATURE, WINDOW, argmax, soft_argmax
+from acsearch.scores.matching import Products, Queries, make_queries, products
+from acsearch.scores.pck import CorrespondenceResult, Decode, evaluate
+
+if TYPE_CHECKING:
+    from acsearch.law import Array
+    from acsearch.scores.pairs import Pairs
+    from trainers.images import Frame
+
+ALPHA = 0.10
+DECODES = ("argmax", "soft")
+
+
+def correspondence(
+    features: Tensor | Sequence[Tensor],
+    pairs: Pairs,
+    frames: Sequence[Frame],
+    *,
+    alpha: float = ALPHA,
+    decode: str = "argmax",
+    window: int = WINDOW,
+    temperature: float = TEMPERATURE,
+    extent: float | None = None,
+) -> CorrespondenceResult:
+    """C of features: one map, or several that are joined by their channels (already as the joining says, see
+    `extract.on_grid`).
+
+    features: (images, height, width, channels) in the order of `pairs.images`.  frames: of the same images.
+    extent: pixels of the frame's side that the grid covers, where a network drops what fills no patch; default: all.
+    window, temperature: of the soft decoding.
+    Raises DataError when features or frames are not those of the pairs, ConfigError for an unknown decoding.
+    """
+    maps = [features] if isinstance(features, Tensor) else list(features)
+    for one in maps:
+        if len(one) != len(pairs.images) or one.shape[:3] != maps[0].shape[:3]:
+            raise DataError(
+                f"features {tuple(one.shape)} for {len(pairs.images)} images on a grid of {tuple(maps[0].shape[1:3])}; "
+                "expected (images, height, width, channels) of all the pairs' images, all parts on one grid"
+            )
+    height, width = maps[0].shape[1:3]
+    queries = place(pairs, frames, (height, width), alpha=alpha, extent=extent)
+    given = [products(one, queries) for one in maps]
+    return from_products(given, queries, pairs, alpha=alpha, decode=decode, window=window, temperature=temperature)
+
+
+def from_products(
+    parts: Sequence[Products],
+    queries: Queries,
+    pairs: Pairs,
+    *,
+    alpha: float = ALPHA,
+    decode: str = "argmax",
+    window: int = WINDOW,
+    temperature: float = TEMPERATURE,
+) -> CorrespondenceResult:
+    """C of a combination from what `products` gave for each of its parts, on the same queries.
+
+    Exactly C of the joined map: for "concat" from the parts' raw features, for "normconcat" from normalised ones.
+    """
+    return evaluate(parts, queries, pairs, _decoder(decode, window, temperature), alpha=alpha, name=decode)
+
+
+def place(
+    pairs: Pairs, frames: Sequence[Frame], grid: tuple[int, int], *, alpha: float = ALPHA, extent: float | None = None
+) -> Queries:
+    """Where the pairs' keypoints lie on a grid of features. grid: height and width.  Others as in `correspondence`."""
+    if len(frames) != len(pairs.images):
+        raise DataError(f"{len(frames)} frames for {len(pairs.images)} images; expected one for each")
+    scale = np.array([(one.scale_x, one.scale_y) for one in frames])
+    offset = np.array([(one.offset_x, one.offset_y) for one in frames])
+    side = np.array([one.size if extent is None else extent for one in frames], dtype=float)
+    cell = side[:, None] / np.array([grid[1], grid[0]])  # (images, 2) width and height of a cell in the frame
+    source, target = pairs.source, pairs.target
+    in_frame = pairs.source_points * scale[source][:, None] + offset[source][:, None]
+    return make_queries(
+        pairs,
+        grid,
+        source_cells=np.floor(in_frame / cell[source][:, None]),
+        truth=pairs.target_points,
+        tolerance=alpha * box_size(pairs),
+        scale=cell[target] / scale[target],
+        shift=(cell[target] / 2 - offset[target]) / scale[target],
+    )
+
+
+def box_size(pairs: Pairs) -> Array:
+    """(P,) the longer side of the target's box, in pixels of the target image."""
+    longer: Array = np.maximum(pairs.boxes[:, 2] - pairs.boxes[:, 0], pairs.boxes[:, 3] - pairs.boxes[:, 1])
+    return longer
+
+
+def _decoder(decode: str, window: int, temperature: float) -> Decode:
+    soft: Any = partial(soft_argmax, window=window, temperature=temperature)
+    known: dict[str, Decode] = {"argmax": argmax, "soft": soft}
+    if decode not in known:
+        raise ConfigError(f"decoding {decode!r}: choose {' or '.join(DECODES)}")
+    return known[decode]

@@ -1,0 +1,145 @@
+"""Features of the pairs' images, and C of a vision representation from beginning to end.
+
+Only distinct images are encoded (SPair-71k's 12,234 test pairs have 481). Encoders are kept apart until their dot
+products are added, so a combination of encoders costs nothing that they have not cost already:
+
+    parts = {name: extract(vision, pairs) for ...}                # once per encoder
+    correspondence(on_grid([parts["clip"], parts["dino"]], joining), pairs, frames)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acsearch.errors import DataError
+from acsearch.scores.compat import compat_correspondence, compat_spec
+from acsearch.scores.correspondence import ALPHA, correspondence
+from acsearch.scores.pck import CorrespondenceResult
+from acsearch.space import Joining, Representation
+from trainers.encoders import Encoder, Registry
+from trainers.images import SQUASH, Frame, content_seed, frame, open_image
+from trainers.representation import VisionRepresentation, build_representation, join
+
+if TYPE_CHECKING:
+    from acsearch.scores.pairs import Pairs
+
+Progress = Callable[[int, int], None]  # images done, of how many
+_THREADS = 8  # that open images, while the encoders are at work
+
+
+def extract(
+    vision: VisionRepresentation, pairs: Pairs, *, batch_size: int = 16, progress: Progress | None = None
+) -> list[Tensor]:
+    """Per encoder (images, height, width, channels), unjoined, in the order of `pairs.images`, on its device.
+
+    Holds these and a few batches of images in memory. Raises DataError naming an image that cannot be read or is not of
+    the size that the pairs state.
+    """
+    parts: list[Encoder] = list(vision.parts)  # type: ignore[arg-type]  # ModuleList is not generic
+    maps: list[Tensor] = []
+    done = 0
+    for views, seeds in _batches(vision, pairs, batch_size):
+        features = [part.encode(view, seeds) for part, view in zip(parts, views, strict=True)]
+        if not maps:
+            maps = [one.new_empty(len(pairs.images), *one.shape[1:]) for one in features]
+        for whole, some in zip(maps, features, strict=True):
+            whole[done : done + len(seeds)] = some
+        done += len(seeds)
+        if progress:
+            progress(done, len(pairs.images))
+    return maps
+
+
+def on_grid(parts: Sequence[Tensor], joining: Joining) -> list[Tensor]:
+    """The parts as `join` would join them, still apart: on the common grid, and normalised where it says so."""
+    grid = joining.grid or (parts[0].shape[1] if len({part.shape[1:3] for part in parts}) > 1 else None)
+    return [join([part], replace(joining, grid=grid)) for part in parts]
+
+
+def frames(vision: VisionRepresentation, pairs: Pairs) -> list[Frame]:
+    """Where each image lies in the first encoder's square, on whose grid the features are joined."""
+    size = _first(vision).size
+    return [frame(int(width), int(height), size, vision.policy) for width, height in pairs.sizes]
+
+
+def extent(vision: VisionRepresentation) -> float:
+    """Pixels of the first encoder's side that its grid covers: 378 of 384 with patches of 14."""
+    encoder = _first(vision)
+    covered = encoder.grid[1] * encoder.spec.patch
+    return covered if encoder.size - encoder.spec.patch < covered <= encoder.size else encoder.size
+
+
+def measure(
+    vision: VisionRepresentation,
+    pairs: Pairs,
+    *,
+    alpha: float = ALPHA,
+    decode: str = "argmax",
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> CorrespondenceResult:
+    """C of a vision representation."""
+    parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), vision.joining)
+    return correspondence(parts, pairs, frames(vision, pairs), alpha=alpha, decode=decode, extent=extent(vision))
+
+
+def measure_compat(
+    representation: Representation,
+    registry: Registry,
+    pairs: Pairs,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    alpha: float = ALPHA,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> CorrespondenceResult:
+    """C_compat of a representation's encoders, whatever its joining and connector: the authors' code knows neither."""
+    stretched = Registry({name: compat_spec(spec) for name, spec in registry.items()})
+    joining = Joining("normconcat")
+    vision = build_representation(
+        replace(representation, joining=joining), stretched, device=device, dtype=dtype, policy=SQUASH
+    )
+    parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), joining)
+    return compat_correspondence(parts, pairs, alpha=alpha)
+
+
+def _first(vision: VisionRepresentation) -> Encoder:
+    encoder = vision.parts[0]
+    assert isinstance(encoder, Encoder)
+    return encoder
+
+
+def _batches(vision: VisionRepresentation, pairs: Pairs, batch_size: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Per part (batch, 3, size, size) uint8, and the images' seeds. Opened ahead by threads."""
+
+    def prepare(place: int) -> tuple[tuple[Tensor, ...], int]:
+        return _prepare(vision, pairs.images[place], pairs.sizes[place])
+
+    places = iter(range(len(pairs.images)))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        ahead = [pool.submit(prepare, place) for place in islice(places, 2 * batch_size)]
+        while ahead:
+            ready = [one.result() for one in ahead[:batch_size]]
+            ahead = ahead[batch_size:] + [pool.submit(prepare, place) for place in islice(places, batch_size)]
+            views = zip(*(views for views, _ in ready), strict=True)
+            yield [torch.stack(part) for part in views], torch.tensor([seed for _, seed in ready])
+
+
+def _prepare(vision: VisionRepresentation, path: Path, size: np.ndarray) -> tuple[tuple[Tensor, ...], int]:
+    image = open_image(path)
+    if image.size != (int(size[0]), int(size[1])):
+        raise DataError(
+            f"{path}: is {image.width} x {image.height} pixels, where its pairs say {size[0]:.0f} x {size[1]:.0f}; "
+            "its keypoints would not fit"
+        )
+    return vision.views(image), content_seed(image)
