@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from acsearch.errors import ConfigError
 from acsearch.home import Home
 
 if TYPE_CHECKING:
+    from acsearch.config import StudyConfig
     from acsearch.study import Event, Study
     from acsearch.track import Record
 
@@ -27,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def start(
     study: Annotated[
         str, typer.Argument(metavar="[STUDY]", help="A folder with a study.yaml, or a shipped name.")
-    ] = "law_v1",
+    ] = "micro",
     budget: Annotated[int, typer.Option(help="Finetunes that may be started, whoever resumes.")] = 4,
     name: Annotated[str | None, typer.Option(help="Name of this run of the study; default: the study's own.")] = None,
     objective: Annotated[str | None, typer.Option(help="mean, or a benchmark; default: as the study says.")] = None,
@@ -38,6 +40,7 @@ def start(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on if a study of this name exists; a larger budget counts.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the plan, and stop there.")] = False,
 ) -> None:
     """Start a study and run it until its budget is spent."""
     from acsearch.config import load_study, update
@@ -45,7 +48,11 @@ def start(
 
     config = load_study(study)
     file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
+    config = replace(config, file=file)
     check_start(file, config.table, config.prior, budget)
+    if dry_run:
+        _print_plan(config, budget)
+        return
     home = Home(storage, tracking)
     database, locks = home.open_storage(create=True), home.locks(file.name)
     if not resume:
@@ -55,13 +62,45 @@ def start(
         database,
         locks,
         name=file.name,
-        file=file,
-        table=config.table,
-        prior=config.prior,
+        config=config,
         budget=budget,
         resume=resume,
     )
     _run(home, started, record)
+
+
+@app.command()
+def plan(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A folder with a study.yaml, or a shipped name.")
+    ] = "micro",
+    budget: Annotated[int, typer.Option(help="Finetunes.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """What a study would run, and the hours, memory and disk that it takes. Needs no weights, data or network."""
+    from acsearch.config import load_study
+    from acsearch.study import check_start
+
+    config = load_study(study)
+    check_start(config.file, config.table, config.prior, budget)
+    _print_plan(config, budget, as_json=as_json)
+
+
+def _print_plan(config: StudyConfig, budget: int, *, as_json: bool = False) -> None:
+    from acsearch import console
+
+    if config.file.training is None:
+        raise ConfigError(
+            f"study {config.file.name!r} looks its finetunes up in a table: nothing to plan, just start it"
+        )
+    with console.waiting("building the models' shapes"):
+        from acsearch.plan import plan
+
+        planned = plan(config, budget)
+    if as_json:
+        _print(asdict(planned) | {"hardware": planned.hardware.model_dump()})
+    else:
+        console.plan(planned)
 
 
 @app.command()
@@ -122,6 +161,9 @@ def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> 
                     "representation": record.representation,
                     "state": record.state,
                     "scores": record.points,
+                    "standard_errors": record.errors,
+                    "checkpoint": record.checkpoint,
+                    "run": record.run,
                     "objective": None if record.objective is None else 100 * record.objective,
                     "seconds": record.seconds,
                 }
@@ -191,23 +233,26 @@ def _open_record(home: Home, name: str) -> Record:
 def _run(home: Home, study: Study, record: Record) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch import console
+    from acsearch.finetunes import make_finetunes
 
+    finetunes = make_finetunes(study.source, home.work)
     with console.progress(study) as watch:
-        record.record(study.snapshot())
+        study.note_runs(record.record(study.snapshot(), finetunes))
 
         def recorded(event: Event) -> None:
             watch(event)
-            if event.kind == "finetuned":
-                record.record(study.snapshot())
+            if event.kind in ("finetuning", "finetuned"):
+                study.note_runs(record.record(study.snapshot(), finetunes))
 
         try:
-            study.run(recorded)
+            study.run(finetunes, recorded)
         except KeyboardInterrupt:
             typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
             raise
-        run = record.record(study.snapshot(), with_figures=True)
+        runs = record.record(study.snapshot(), finetunes, with_figures=True)
+        study.note_runs(runs)
     console.summary(study.snapshot())
-    console.where(home, study.name, run)
+    console.where(home, study.name, runs[f"study/{study.name}"])
 
 
 def _print(data: Any) -> None:

@@ -15,12 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from acsearch.errors import AcsearchError, ConfigError, TableError
 from acsearch.law import FULL, parse_terms
 from acsearch.prior import Prior
+from acsearch.recipe import Recipe
 from acsearch.table import LARGEST, UNSTATED, Benchmark, Sheet, Table, parse_table
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -51,30 +53,49 @@ class TableSheet(_Strict):
     title: str = ""
     source: str = UNSTATED
     llm: str = UNSTATED
-    alignment: Literal["A_cos", "A_ll", "unstated"]
+    alignment: Literal["A_cos", "A_ll", "A_ll_train", "unstated"]
     correspondence: Literal["C", "C_compat", "unstated", "none"]
     benchmarks: dict[str, BenchmarkSheet] = Field(min_length=1)
 
 
 class StudyFile(_Strict):
-    """`study.yaml`: what is searched, and how."""
+    """`study.yaml`: what is searched, and how. Finetunes are looked up in a table, or are done."""
 
     name: Name
     title: str = ""
-    table: FileName = Field(description="a recorded table that finetunes are looked up in")
+    table: FileName | None = None
+    training: Recipe | None = None
     policy: str = "default"
     prior: FileName = "weak"
     objective: str = "mean"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
+    @model_validator(mode="after")
+    def _one_source(self) -> StudyFile:
+        if (self.table is None) == (self.training is None):
+            raise ValueError("give a table, which finetunes are looked up in, or training, by which they are done")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a study's candidates come from. table: a recorded table's name or path.  study: a study file's, whose
+    `training` part says how they are trained. One of the two."""
+
+    table: str | None = None
+    study: str | None = None
+
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study file with its table and prior read; in `file` they are absolute paths or names of shipped ones."""
+    """A study file with what it names. table: of candidates; their scores, A and C are NaN where they are yet to be
+    found.  In `file`, table and prior are absolute paths or names of shipped ones.  path: of the study file."""
 
     file: StudyFile
     table: Table
     prior: Prior
+    source: Source
+    path: Path
 
 
 def shipped(kind: str) -> dict[str, Path]:
@@ -87,9 +108,40 @@ def load_study(study: str) -> StudyConfig:
     """Read a study from a folder, a `study.yaml`, or by the name of a shipped one. Raises ConfigError, TableError."""
     path = _locate(study, "study.yaml", "study")
     file = read_yaml(path, StudyFile)
-    table = _absolute(file.table, path, shipped("table.csv"))
     prior = file.prior if file.prior in priors() else _absolute(file.prior, path, priors())
-    return StudyConfig(file.model_copy(update={"table": table, "prior": prior}), load_table(table), load_prior(prior))
+    file = file.model_copy(update={"prior": prior})
+    if file.training is not None:
+        source = Source(study=_absolute(path.name, path, shipped("study.yaml")))
+        return StudyConfig(file, blank_table(file, file.training), load_prior(prior), source, path)
+    assert file.table is not None
+    source = Source(table=_absolute(file.table, path, shipped("table.csv")))
+    file = file.model_copy(update={"table": source.table})
+    return StudyConfig(file, load_source(source), load_prior(prior), source, path)
+
+
+def load_source(source: Source) -> Table:
+    """The candidates of a study. Raises ConfigError, TableError."""
+    if source.table is not None:
+        return load_table(source.table)
+    assert source.study is not None
+    return load_study(source.study).table
+
+
+def blank_table(file: StudyFile, recipe: Recipe) -> Table:
+    """Candidates that are yet to be scored and finetuned, on benchmarks of known scales. Raises ConfigError."""
+    from evals.benchmarks import benchmark  # here, because only studies that train need it
+
+    scales = tuple(Benchmark(name, (one := benchmark(name)).floor, one.ceiling) for name in recipe.benchmarks)
+    sheet = Sheet(
+        alignment=recipe.alignment.definition,
+        correspondence=recipe.correspondence.definition if recipe.correspondence else "none",
+        llm=recipe.llm,
+        source=f"trained and evaluated by this study (training {recipe.digest[:12]})",
+        title=file.title,
+        benchmarks=scales,
+    )
+    unknown = np.full((len(recipe.names), len(scales)), np.nan)
+    return Table(file.name, recipe.names, unknown, unknown, unknown[:, 0], sheet)
 
 
 def _absolute(given: str, file: Path, known: dict[str, Path]) -> str:

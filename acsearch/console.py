@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -20,6 +21,7 @@ from acsearch.table import Table
 if TYPE_CHECKING:
     from acsearch.diagnostics import LawFit
     from acsearch.home import Home
+    from acsearch.plan import Plan
     from acsearch.replay import Estimate, Replay
 
 _console = Console(highlight=False, soft_wrap=True)
@@ -133,11 +135,21 @@ def progress(study: Study) -> Iterator[Watch]:
     )
     if before.finished:
         _console.print(f"{len(before.finished)} of {before.budget} finetunes are done already.")
-    with waiting("choosing the first candidate") as spinner:
+    doing = ""
+    with waiting("starting") as spinner:
 
         def watch(event: Event) -> None:
+            nonlocal doing
             name = escape(event.representation)
-            if event.kind == "waiting":
+            if event.kind == "doing":
+                spinner.update(f"{doing}: {escape(event.text)}")
+            elif event.kind == "scoring":
+                doing = f"scoring {name}"
+                spinner.update(doing)
+            elif event.kind == "scored":
+                _print_scored(study.snapshot().table, event.trial)
+                spinner.update("choosing the first candidate")
+            elif event.kind == "waiting":
                 _console.print(
                     f"  [dim]finetune {event.trial + 1}, {name}, belongs to another controller that is alive[/]"
                 )
@@ -154,15 +166,76 @@ def progress(study: Study) -> Iterator[Watch]:
                     f"P = {advice.p_best[likely]:.2f}[/]"
                 )
                 spinner.update("choosing the next candidate")
-            else:
+            elif event.kind in ("proposed", "resumed"):
                 again = ", again after an interruption" if event.kind == "resumed" else ""
-                spinner.update(f"finetune {event.trial + 1}: {name}{again}")
+                doing = f"finetune {event.trial + 1}, {name}{again}"
+                spinner.update(doing)
 
         yield watch
 
 
+def _print_scored(table: Table, row: int) -> None:
+    a, c = float(table.alignment[row].mean()), float(table.correspondence[row])
+    done = int(np.isfinite(table.alignment[:, 0]).sum())
+    shown = "" if math.isnan(c) else f"   C {c:.1f}"
+    _console.print(
+        f"  scored {done} of {len(table.representations)}  {escape(table.representations[row])}   A {a:.3f}{shown}"
+    )
+
+
+def plan(plan: Plan) -> None:
+    """What will run, and what it takes."""
+    hardware = plan.hardware
+    _console.print(
+        f"\nStudy [bold]{escape(plan.study)}[/]: {len(plan.candidates)} candidates, budget {plan.budget}, on "
+        f"{hardware.gpus} x {escape(hardware.name)} at {100 * hardware.utilisation:.0f} % of {hardware.tflops:.3g} "
+        f"TFLOP/s; LLM of {_count(plan.llm_weights)} weights\n"
+    )
+    grid = _grid("representation", "grid", "tokens", "connector", "stage 1", "stage 2", "memory")
+    for one in plan.candidates:
+        grid.add_row(
+            escape(one.representation),
+            f"{one.grid[0]} x {one.grid[1]} x {one.width}",
+            f"{one.tokens}",
+            _count(one.weights),
+            _hours(one.align.hours),
+            _hours(one.finetune.hours),
+            f"{max(one.align.memory_gb, one.finetune.memory_gb):.3g} GB",
+        )
+    _wide.print(grid)
+    total, gpus = plan.scoring + plan.finetuning, hardware.gpus
+    whole = plan.scoring + plan.everything
+    _console.print(
+        f"\n  score all candidates     {_hours(plan.scoring)}   (correspondence, stage 1, alignment)"
+        f"\n  finetune {plan.budget:<15} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
+        f"\n  in all                   {_hours(total)}, {total * gpus:.3g} GPU-hours; finetuning every candidate: "
+        f"{_hours(whole)}, {whole * gpus:.3g} GPU-hours"
+        f"\n  memory                   {plan.memory_gb:.3g} GB of {hardware.memory_gb:.3g} GB per process"
+        f"\n  disk                     {plan.disk_gb:.3g} GB"
+        f"\n\n  [dim]Reckoned from shapes, at that share of the peak; evaluation comes on top.[/]"
+    )
+    if plan.memory_gb > hardware.memory_gb:
+        _console.print("  [yellow]It will not fit[/]: lower micro_batch, set gradient_checkpointing or shard: true")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.3g} min"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
 def summary(snapshot: Snapshot) -> None:
     """The closing summary: recommendation, ranking, cost."""
+    if not snapshot.is_scored:
+        _console.print(f"\nStudy [bold]{escape(snapshot.name)}[/]: its candidates are still being scored\n")
+        for scored in np.flatnonzero(np.isfinite(snapshot.table.alignment[:, 0])).tolist():
+            _print_scored(snapshot.table, scored)
+        return
     grid = _grid("representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned")
     order = {record.candidate: place for place, record in enumerate(snapshot.finished, 1)}
     rows = ranking(snapshot)

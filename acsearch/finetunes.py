@@ -1,35 +1,61 @@
 """The seam between the search and what it searches: where A and C come from, and what a finetune scored.
 
-A study whose finetunes are looked up in a recorded table is `RecordedFinetunes`. Real training is another class with
-the same two methods; nothing else in the search changes.
+A study whose finetunes are looked up in a recorded table is `RecordedFinetunes`; one that trains is
+`acsearch.pipeline.Pipeline`. Nothing else in the search differs.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
 
+from acsearch.config import Source, load_source, load_study
 from acsearch.table import Table
+
+Say = Callable[[str], None]  # what is going on, for a person who waits
+
+
+@dataclass(frozen=True)
+class CandidateScores:
+    """A and C of a candidate. alignment: one for each benchmark.  correspondence: None where it is not measured.
+
+    details: the same measured otherwise, for the record.  seconds: wall clock.
+    """
+
+    alignment: tuple[float, ...]
+    correspondence: float | None
+    seconds: float = 0.0
+    details: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One finetune on all benchmarks. scores: in points, by benchmark.  seconds: wall clock."""
+    """One finetune on all benchmarks. scores and their standard errors: in points, by benchmark; an error is None
+    where the benchmark gives none.  seconds: wall clock.  checkpoint: folder of the trained model."""
 
     scores: dict[str, float]
     seconds: float
+    errors: dict[str, float | None] = field(default_factory=dict)
+    checkpoint: str | None = None
 
 
 class Finetunes(Protocol):
-    """What a study can score and finetune."""
+    """What a study can score and finetune. Both take up where they were interrupted when they are called again."""
 
-    def pool(self) -> Table:
-        """Every candidate with its A and C. Its `scores` are only for finetuned candidates to be read."""
+    def score(self, candidate: int, say: Say) -> CandidateScores:
+        """Measure a candidate's A and C."""
         ...
 
-    def finetune(self, candidate: int, trial: int) -> Observation:
-        """Finetune and evaluate a candidate. Called again for the same trial, it takes up where it was interrupted."""
+    def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
+        """Finetune and evaluate a candidate. run: id of its MLflow run, written beside its checkpoints."""
+        ...
+
+    def logs(self, candidate: int, trial: int | None) -> Path | None:
+        """The outbox of metrics of a candidate's scoring (trial None) or finetune; see `trainers.outbox`."""
         ...
 
 
@@ -39,10 +65,38 @@ class RecordedFinetunes:
 
     table: Table
 
-    def pool(self) -> Table:
-        return self.table
+    def score(self, candidate: int, say: Say) -> CandidateScores:
+        correspondence = float(self.table.correspondence[candidate])
+        known = None if math.isnan(correspondence) else correspondence
+        return CandidateScores(tuple(self.table.alignment[candidate].tolist()), known)
 
-    def finetune(self, candidate: int, trial: int) -> Observation:
+    def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
         started = time.perf_counter()
         scores = dict(zip(self.table.benchmarks, self.table.scores[candidate].tolist(), strict=True))
         return Observation(scores, time.perf_counter() - started)
+
+    def logs(self, candidate: int, trial: int | None) -> Path | None:
+        return None
+
+
+def make_finetunes(source: Source, work: Path) -> Finetunes:
+    """What a study of this source searches. work: folder for what training makes."""
+    if source.study is None:
+        return RecordedFinetunes(load_source(source))
+    from acsearch.pipeline import Pipeline  # here, because only studies that train need torch
+
+    return Pipeline(load_study(source.study), work)
+
+
+def is_scored(table: Table) -> bool:
+    """Whether A is known for every candidate."""
+    return not any(math.isnan(value) for value in table.alignment[:, 0])
+
+
+def with_scores(table: Table, scores: dict[int, dict[str, Any]]) -> Table:
+    """The table with what has been measured so far filled in."""
+    alignment, correspondence = table.alignment.copy(), table.correspondence.copy()
+    for row, one in scores.items():
+        alignment[row] = one["alignment"]
+        correspondence[row] = math.nan if one["correspondence"] is None else one["correspondence"]
+    return replace(table, alignment=alignment, correspondence=correspondence)

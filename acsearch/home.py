@@ -38,6 +38,11 @@ class Home:
         return Path(os.environ.get("ACSEARCH_HOME", "acsearch-runs"))
 
     @property
+    def work(self) -> Path:
+        """Data, features, checkpoints and evaluations, shared by all studies."""
+        return self.folder / "work"
+
+    @property
     def storage_url(self) -> str:
         return self.storage or f"sqlite:///{self.folder / 'studies.db'}"
 
@@ -101,8 +106,8 @@ def _sqlite_file(url: str, option: str, table: str) -> Path | None:
         raise StudyError(f"{option} {url}: names no file; for instance sqlite:///{table}.db")
     file = Path(database)
     if file.exists():
-        try:
-            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+        try:  # rw: what a killed process left half-written is rolled back, even by a reader
+            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
                 known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
         except sqlite3.Error as error:
             raise StudyError(f"{option} {url}: not an SQLite database: {error}") from error

@@ -11,11 +11,25 @@ import numpy as np
 
 from acsearch.bayes import HierarchicalLaw
 from acsearch.diagnostics import finetuned_r2
+from acsearch.errors import StudyError
 from acsearch.snapshot import Snapshot, Step
 
 
 def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """All candidates by expected objective: interval, P(best), P(top 3), the score where finetuned, A and C."""
+    """All candidates by expected objective: interval, P(best), P(top 3), the score where finetuned, A and C.
+
+    Before all of them are scored: in the study's order, with the A and C that are known.
+    """
+    if not snapshot.is_scored:
+        return [
+            {"representation": name, "finetuned": False, "A": _number(float(a)), "C": _number(float(c))}
+            for name, a, c in zip(
+                snapshot.table.representations,
+                snapshot.table.alignment @ snapshot.weights,
+                snapshot.table.correspondence,
+                strict=True,
+            )
+        ]
     step = snapshot.steps[-1]
     advice = step.recommendation
     scores = {record.candidate: record for record in snapshot.finished}
@@ -68,9 +82,10 @@ def law_sheet(snapshot: Snapshot, step: Step) -> dict[str, Any]:
 
 def headline(snapshot: Snapshot) -> list[str]:
     """The recommendation in a few sentences."""
-    best, table, step = snapshot.best, snapshot.table, snapshot.steps[-1]
+    best, table = snapshot.best, snapshot.table
     if best is None:
         return ["No finetune has finished yet."]
+    step = snapshot.steps[-1]
     advice, total = step.recommendation, len(table.representations)
     shortlist = [table.representations[row] for row in advice.order[:3].tolist() if advice.p_best[row] > 0]
     at_stake, nothing = snapshot.display(np.array([advice.expected_regret, 0.0]))
@@ -118,7 +133,9 @@ def markdown(snapshot: Snapshot) -> str:
 
 
 def page(snapshot: Snapshot) -> str:
-    """A self-contained HTML report."""
+    """A self-contained HTML report. Raises StudyError before all candidates are scored."""
+    if not snapshot.is_scored:
+        raise StudyError(f"study {snapshot.name!r}: its candidates are still being scored; there is nothing to report")
     from acsearch.figures import figures  # here, because only a report needs matplotlib
 
     law = law_sheet(snapshot, snapshot.steps[-1])

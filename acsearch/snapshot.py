@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from acsearch.bayes import HierarchicalLaw, Posterior, objective_weights
+from acsearch.finetunes import is_scored
 from acsearch.law import Array, Features
 from acsearch.prior import Prior
 from acsearch.recommend import Recommendation, recommend
@@ -31,14 +32,18 @@ class Step:
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """One trial of the study. points: scores by benchmark, empty until it is finished."""
+    """One trial of the study. points, errors: scores and their standard errors by benchmark, empty until it is
+    finished.  checkpoint: folder of the trained model, where one was trained.  run: its MLflow run."""
 
     trial: int
     candidate: int | None
     representation: str
     state: str
     points: dict[str, float]
+    errors: dict[str, float | None]
     seconds: float | None
+    checkpoint: str | None
+    run: str | None
     objective: float | None
     started: datetime
     finished: datetime | None
@@ -71,13 +76,20 @@ class Snapshot:
         return tuple(sorted(done, key=lambda record: (record.finished or record.started, record.trial)))
 
     @cached_property
+    def is_scored(self) -> bool:
+        """Whether every candidate's A is known; before that, there is no law and no step."""
+        return is_scored(self.table)
+
+    @cached_property
     def features(self) -> Features:
         return Features.of(self.table)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """What was known before the first finetune and after each."""
-        steps = []
+        """What was known before the first finetune and after each. Empty until every candidate has been scored."""
+        steps: list[Step] = []
+        if not self.is_scored:
+            return ()
         for number in range(len(self.finished) + 1):
             key = tuple(record.trial for record in self.finished[:number])
             if key not in self.memory:

@@ -1,7 +1,8 @@
 """A study: from candidates to a recommendation, one finetune at a time.
 
     start      write down what is searched, once
-    run        next trial -> propose -> finetune -> record its scores -> tell; until the budget is spent
+    run        score every candidate: its A and C
+               next trial -> propose -> finetune -> record its scores -> tell; until the budget is spent
     snapshot   what is known now: after each finetune, what the law believed and recommended
 
 Optuna's storage is the truth. Everything else (the MLflow record, the report) is derived from a `Snapshot` of it and
@@ -20,9 +21,9 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,9 +31,9 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from acsearch.bayes import objective_weights
-from acsearch.config import NAME, StudyFile, load_prior, load_table
+from acsearch.config import NAME, Source, StudyConfig, StudyFile, load_prior, load_source
 from acsearch.errors import ConfigError, StudyError
-from acsearch.finetunes import Finetunes, RecordedFinetunes
+from acsearch.finetunes import Finetunes, Observation, is_scored, with_scores
 from acsearch.law import Features
 from acsearch.locks import Locks
 from acsearch.policies import make_policy, resolve
@@ -41,19 +42,23 @@ from acsearch.sampler import PARAMETER, SCORES, CandidateSampler
 from acsearch.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.table import Table
 
-_FORMAT = 1
-_ABOUT, _BUDGET, _SURPLUS = "acsearch", "budget", "surplus"
-_POINTS, _SECONDS, _NAME = "points", "seconds", "representation"
+_FORMAT = 2
+_ABOUT, _BUDGET, _SURPLUS, _SCORE, _RUNS = "acsearch", "budget", "surplus", "score-", "runs"
+_POINTS, _ERRORS, _SECONDS, _CHECKPOINT, _NAME = "points", "errors", "seconds", "checkpoint", "representation"
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a person watching wants to hear about. kind: proposed, resumed, finetuned or waiting."""
+    """Something that a person watching wants to hear about.
+
+    kind: scoring, scored, proposed, resumed, finetuning, finetuned, waiting, or doing, of which `text` tells.
+    """
 
     kind: str
     trial: int
     representation: str
     step: Step | None = None
+    text: str = ""
 
 
 Watch = Callable[[Event], None]
@@ -68,6 +73,7 @@ class Study:
         self.name = name
         self.locks = locks
         self._steps: dict[tuple[int, ...], Step] = {}
+        self._scored: Table | None = None
 
     # -- start and open ------------------------------------------------------------------------------------------------
 
@@ -78,9 +84,7 @@ class Study:
         locks: Locks,
         *,
         name: str,
-        file: StudyFile,
-        table: Table,
-        prior: Prior,
+        config: StudyConfig,
         budget: int,
         resume: bool = False,
     ) -> Study:
@@ -88,6 +92,7 @@ class Study:
 
         resume: a study of this name is opened instead, as it is but for a larger budget.
         """
+        file, table, prior = config.file, config.table, config.prior
         check_start(file, table, prior, budget)
         with locks.exclusive("start"):
             if resume and exists(storage, name):
@@ -101,7 +106,7 @@ class Study:
             about = {
                 "format": _FORMAT,
                 "title": file.title,
-                "table": {"source": file.table, "digest": digest(table)},
+                "table": {"source": vars(config.source), "digest": digest(table)},
                 "objective": file.objective,
                 "policy": resolve(file.policy),
                 "prior": {"source": file.prior, "digest": digest(prior)},
@@ -130,17 +135,50 @@ class Study:
 
     # -- the walk of one candidate -------------------------------------------------------------------------------------
 
-    def run(self, watch: Watch) -> None:
+    def run(self, finetunes: Finetunes, watch: Watch) -> None:
         """Spend what is left of the budget, one finetune after the other; taking up what a dead controller left."""
-        finetunes: Finetunes = RecordedFinetunes(self._table)
+        self._score_all(finetunes, watch)
         while True:
             with self._next_trial(watch) as trial:
                 if trial is None:
                     return
                 candidate = trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
-                observation = finetunes.finetune(candidate, trial.number)
-                self._tell(trial, candidate, observation.scores, observation.seconds)
-            watch(Event("finetuned", trial.number, self._table.representations[candidate], self.snapshot().steps[-1]))
+                name = self._table.representations[candidate]
+                say = partial(self._say, watch, trial.number, name)
+                watch(Event("finetuning", trial.number, name))
+                run = self._runs.get(f"finetune/{trial.number}")
+                self._tell(trial, finetunes.finetune(candidate, trial.number, run, say))
+            watch(Event("finetuned", trial.number, name, self.snapshot().steps[-1]))
+
+    def note_runs(self, runs: dict[str, str]) -> None:
+        """Remember which runs of the MLflow record are ours; see `acsearch.track.Record.record`."""
+        if runs != self._runs:
+            self._study.set_user_attr(_RUNS, runs)
+
+    @property
+    def _runs(self) -> dict[str, str]:
+        return dict(self._study.user_attrs.get(_RUNS, {}))
+
+    def _score_all(self, finetunes: Finetunes, watch: Watch) -> None:
+        """Measure A and C of every candidate that has none yet; those that another controller is at come last."""
+        names = self._pool.representations
+        for wait in (False, True):
+            for row in self._unscored():
+                with ExitStack() as claim:
+                    lock = f"{_SCORE}{row}"
+                    if wait:
+                        claim.enter_context(self.locks.exclusive(lock))
+                    elif not claim.enter_context(self.locks.claim(lock)):
+                        continue
+                    if row not in self._unscored():  # somebody was quicker
+                        continue
+                    watch(Event("scoring", row, names[row]))
+                    scores = finetunes.score(row, partial(self._say, watch, row, names[row]))
+                    self._study.set_user_attr(lock, asdict(scores))
+                watch(Event("scored", row, names[row]))
+
+    def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
+        watch(Event("doing", number, name, text=text))
 
     @contextmanager
     def _next_trial(self, watch: Watch) -> Iterator[Trial | None]:
@@ -187,12 +225,14 @@ class Study:
         watch(Event(kind, trial.number, representation))
         return trial
 
-    def _tell(self, trial: Trial, candidate: int, points: dict[str, float], seconds: float) -> None:
+    def _tell(self, trial: Trial, observation: Observation) -> None:
         table = self._table
-        values = np.array([points[name] for name in table.benchmarks])
+        values = np.array([observation.scores[name] for name in table.benchmarks])
         scaled = (values - table.floor) / table.span
-        trial.set_user_attr(_POINTS, points)
-        trial.set_user_attr(_SECONDS, seconds)
+        trial.set_user_attr(_POINTS, observation.scores)
+        trial.set_user_attr(_ERRORS, observation.errors)
+        trial.set_user_attr(_SECONDS, observation.seconds)
+        trial.set_user_attr(_CHECKPOINT, observation.checkpoint)
         trial.set_user_attr(SCORES, dict(zip(table.benchmarks, scaled.tolist(), strict=True)))
         objective = float(scaled @ objective_weights(table.benchmarks, self._about["objective"]))
         self._study.tell(trial.number, objective, skip_if_finished=True)
@@ -212,19 +252,42 @@ class Study:
             )
         return about
 
+    @property
+    def source(self) -> Source:
+        """Where the candidates come from."""
+        return Source(**self._about["table"]["source"])
+
     @cached_property
+    def _pool(self) -> Table:
+        """The candidates as they were when the study was started."""
+        source = self.source
+        what = "training" if source.study else "table"
+        return self._unchanged("table", load_source(source), f"{what} {source.study or source.table}")
+
+    @property
     def _table(self) -> Table:
-        return self._unchanged("table", load_table)
+        """The candidates with the A and C that have been measured so far."""
+        if self._scored is None:
+            prefix = len(_SCORE)
+            attributes = self._study.user_attrs.items()
+            scores = {int(key[prefix:]): value for key, value in attributes if key.startswith(_SCORE)}
+            table = with_scores(self._pool, scores)
+            if not is_scored(table):
+                return table
+            self._scored = table  # nothing is measured twice
+        return self._scored
+
+    def _unscored(self) -> list[int]:
+        return np.flatnonzero(np.isnan(self._table.alignment[:, 0])).tolist()
 
     @cached_property
     def _prior(self) -> Prior:
-        return self._unchanged("prior", load_prior)
+        source = self._about["prior"]["source"]
+        return self._unchanged("prior", load_prior(source), f"prior {source}")
 
-    def _unchanged(self, what: str, load: Callable[[str], Part]) -> Part:
-        source = self._about[what]["source"]
-        part = load(source)
+    def _unchanged(self, what: str, part: Part, name: str) -> Part:
         if digest(part) != self._about[what]["digest"]:
-            raise StudyError(f"study {self.name!r}: the {what} {source} has changed since the study was started")
+            raise StudyError(f"study {self.name!r}: the {name} has changed since the study was started")
         return part
 
     @cached_property
@@ -240,7 +303,7 @@ class Study:
 
     def snapshot(self) -> Snapshot:
         """The study as it is now."""
-        about = self._about
+        about, runs = self._about, self._runs
         return Snapshot(
             name=self.name,
             title=about["title"],
@@ -251,11 +314,11 @@ class Study:
             seed=about["seed"],
             budget=self.budget,
             started=datetime.fromisoformat(about["started"]),
-            finetunes=tuple(self._record(trial) for trial in self._trials()),
+            finetunes=tuple(self._record(trial, runs) for trial in self._trials()),
             memory=self._steps,
         )
 
-    def _record(self, trial: FrozenTrial) -> FinetuneRecord:
+    def _record(self, trial: FrozenTrial, runs: dict[str, str]) -> FinetuneRecord:
         state = trial.state.name.lower()
         if trial.state == TrialState.RUNNING and not self.locks.held(f"trial-{trial.number}"):
             state = "interrupted"
@@ -266,7 +329,10 @@ class Study:
             representation=trial.user_attrs.get(_NAME, ""),
             state=state,
             points=trial.user_attrs[_POINTS] if complete else {},
+            errors=trial.user_attrs[_ERRORS] if complete else {},
             seconds=trial.user_attrs[_SECONDS] if complete else None,
+            checkpoint=trial.user_attrs[_CHECKPOINT] if complete else None,
+            run=runs.get(f"finetune/{trial.number}"),
             objective=trial.value if complete else None,
             started=trial.datetime_start or datetime.fromisoformat(self._about["started"]),
             finished=trial.datetime_complete,

@@ -25,18 +25,22 @@ import sqlalchemy.exc
 from acsearch import __version__
 from acsearch.errors import StudyError
 from acsearch.figures import figures
+from acsearch.finetunes import Finetunes
 from acsearch.locks import Locks
 from acsearch.report import law_sheet, markdown
 from acsearch.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.views import experiment_tags, saved_views
+from trainers.outbox import Outbox
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: a study reports to nobody else
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunTag
 
 _RECORDED = "acsearch.recorded"  # tag of the parent run: steps that are in the record, complete
+_CHAMPION = "champion"
+_BATCH = 900  # metrics of one request, of which MLflow takes 1000
 _MOST_CANDIDATES = 200  # in a larger pool only the most promising candidates get a run of their own
 _STATUS = {"running": "RUNNING", "complete": "FINISHED", "interrupted": "RUNNING"}
 
@@ -57,8 +61,11 @@ class Record:
         except (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             raise StudyError(f"--tracking {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
 
-    def record(self, snapshot: Snapshot, *, with_figures: bool = False) -> str:
-        """Bring the record up to date. Returns the id of the study's run."""
+    def record(self, snapshot: Snapshot, finetunes: Finetunes, *, with_figures: bool = False) -> dict[str, str]:
+        """Bring the record up to date, with the metrics that training left.
+
+        Returns the ids of its runs: "study/NAME", "score/ROW" and "finetune/TRIAL".
+        """
         with self._locks.exclusive("record"):
             experiment = self._experiment(snapshot)
             runs = self._runs(experiment, snapshot)
@@ -67,19 +74,23 @@ class Record:
                 self._describe(parent.info.run_id, snapshot)
             done = int(parent.data.tags.get(_RECORDED, -1))
             for step in snapshot.steps[done + 1 :]:
-                self._record_step(experiment, runs, parent.info.run_id, snapshot, step)
+                self._record_step(experiment, runs, parent.info.run_id, snapshot, step, finetunes)
             for finetune in snapshot.finetunes:
                 if finetune.representation:
-                    self._record_finetune(experiment, runs, parent.info.run_id, snapshot, finetune)
-            if snapshot.steps[-1].number > done:
+                    self._record_finetune(experiment, runs, parent.info.run_id, snapshot, finetune, finetunes)
+            if snapshot.steps and snapshot.steps[-1].number > done:
                 self._record_summary(parent.info.run_id, snapshot)
                 self._client.set_tag(parent.info.run_id, _RECORDED, str(snapshot.steps[-1].number))
             if with_figures:
                 for name, figure in figures(snapshot).items():
                     self._client.log_figure(parent.info.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 150})
             finished = len(snapshot.finished) >= snapshot.budget
-            self._set_status(parent, "FINISHED" if finished else "RUNNING", snapshot.steps[-1].time)
-            return str(parent.info.run_id)
+            if finished and snapshot.best is not None:
+                self._register(experiment, runs, snapshot, snapshot.best)
+            now = snapshot.steps[-1].time if snapshot.steps else snapshot.started
+            self._set_status(parent, "FINISHED" if finished else "RUNNING", now)
+            whole = len(_key(snapshot, ""))
+            return {key[whole:]: str(run.info.run_id) for key, run in runs.items()}
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -129,7 +140,7 @@ class Record:
         started: datetime,
         parent: str | None = None,
     ) -> Run:
-        key = f"{snapshot.name}/{snapshot.started.isoformat()}/{kind}/{which}"
+        key = _key(snapshot, f"{kind}/{which}")
         if key not in runs:
             tags = {"acsearch.key": key, "acsearch.kind": kind, "acsearch.study": snapshot.name}
             tags["mlflow.source.name"] = f"acsearch {__version__}"
@@ -171,7 +182,15 @@ class Record:
             llm=sheet.llm,
         )
 
-    def _record_step(self, experiment: str, runs: dict[str, Run], parent: str, snapshot: Snapshot, step: Step) -> None:
+    def _record_step(
+        self,
+        experiment: str,
+        runs: dict[str, Run],
+        parent: str,
+        snapshot: Snapshot,
+        step: Step,
+        finetunes: Finetunes,
+    ) -> None:
         advice = step.recommendation
         metrics = {
             "reco/p_best": float(advice.p_best.max()),
@@ -189,21 +208,36 @@ class Record:
         expected = 100 * advice.mean
         sd = 100 * step.posterior.objective(snapshot.weights)[1]
         for row in _with_own_run(snapshot):
-            run = self._score_run(experiment, runs, parent, snapshot, row)
+            run = self._score_run(experiment, runs, parent, snapshot, row, finetunes)
             predicted = {"predict/score": expected[row], "predict/sd": sd[row]}
             chances = {"predict/p_best": advice.p_best[row], "predict/p_top3": advice.p_top3[row]}
             self._log(run, step.time, step.number, predicted | chances)
 
-    def _score_run(self, experiment: str, runs: dict[str, Run], parent: str, snapshot: Snapshot, row: int) -> str:
+    def _score_run(
+        self,
+        experiment: str,
+        runs: dict[str, Run],
+        parent: str,
+        snapshot: Snapshot,
+        row: int,
+        finetunes: Finetunes,
+    ) -> str:
         name = snapshot.table.representations[row]
         run = self._run(experiment, runs, snapshot, "score", str(row), name, snapshot.started, parent)
         if run.info.status == "RUNNING":
             self._log(run.info.run_id, snapshot.started, 0, _scores(snapshot, row), representation=name)
+            self._replay(run.info.run_id, finetunes.logs(row, None))
             self._set_status(run, "FINISHED", snapshot.started)
         return str(run.info.run_id)
 
     def _record_finetune(
-        self, experiment: str, runs: dict[str, Run], parent: str, snapshot: Snapshot, record: FinetuneRecord
+        self,
+        experiment: str,
+        runs: dict[str, Run],
+        parent: str,
+        snapshot: Snapshot,
+        record: FinetuneRecord,
+        finetunes: Finetunes,
     ) -> None:
         assert record.candidate is not None
         name = record.representation
@@ -211,17 +245,61 @@ class Record:
         run = self._run(experiment, runs, snapshot, "finetune", str(record.trial), shown, record.started, parent)
         if run.info.status == "FINISHED":
             return
-        metrics = _scores(snapshot, record.candidate)
+        self._log(run.info.run_id, record.started, 0, _scores(snapshot, record.candidate), representation=name)
         if record.objective is not None:
-            metrics |= {"agg/score": 100 * record.objective, "cost/seconds": record.seconds or 0.0}
+            metrics = {"agg/score": 100 * record.objective, "cost/seconds": record.seconds or 0.0}
             names = metric_names(snapshot.table.benchmarks)
             metrics |= {f"bench/{names[benchmark]}": points for benchmark, points in record.points.items()}
-        self._log(run.info.run_id, record.finished or record.started, 0, metrics, representation=name)
+            errors = {f"error/{names[name]}": error for name, error in record.errors.items() if error is not None}
+            self._log(run.info.run_id, record.finished or record.started, 0, metrics | errors)
+            self._replay(run.info.run_id, finetunes.logs(record.candidate, record.trial))
         self._set_status(run, _STATUS.get(record.state, "FAILED"), record.finished or record.started)
+
+    def _register(self, experiment: str, runs: dict[str, Run], snapshot: Snapshot, best: FinetuneRecord) -> None:
+        """The best finetuned model into the registry, once: as the champion among the study's models."""
+        if best.checkpoint is None:
+            return
+        run = runs[_key(snapshot, f"finetune/{best.trial}")].info.run_id
+        name = f"acsearch-{snapshot.name}"
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, description=snapshot.title)
+        versions = self._client.search_model_versions(f"name = '{name}'")
+        version = next((one.version for one in versions if one.run_id == run), None)
+        if version is None:
+            params = {"representation": best.representation, "checkpoint": best.checkpoint}
+            model = self._client.create_logged_model(
+                experiment, re.sub(r"\W", "-", best.representation), run, params=params, model_type="acsearch"
+            )
+            self._client.log_model_artifacts(model.model_id, best.checkpoint)
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+            version = self._client.create_model_version(
+                name, model.artifact_location, run, description=best.representation, model_id=model.model_id
+            ).version
+        self._client.set_registered_model_alias(name, _CHAMPION, str(version))
+
+    def _replay(self, run: str, outbox: Path | None) -> None:
+        """Send what training wrote and the run does not have: whole steps, in their order, so that none comes twice."""
+        if outbox is None:
+            return
+        lines = Outbox(outbox).read()
+        known = self._client.get_metric_history(run, "train/loss") if lines else []
+        last = max((metric.step for metric in known), default=0)
+        batch: list[Metric] = []
+        for line in lines:
+            if line.step > last:
+                batch += [Metric(f"train/{k}", v, int(1000 * line.time), line.step) for k, v in line.metrics.items()]
+            if batch and (len(batch) > _BATCH or line is lines[-1]):
+                self._client.log_batch(run, batch)
+                batch = []
 
     def _record_summary(self, run: str, snapshot: Snapshot) -> None:
         self._client.log_text(run, _recommendation_csv(snapshot), "recommendation.csv")
         self._client.log_batch(run, tags=[RunTag("mlflow.note.content", markdown(snapshot))])
+
+
+def _key(snapshot: Snapshot, which: str) -> str:
+    """Tag that finds a run again. Another study of the same name on the same server started at another time."""
+    return f"{snapshot.name}/{snapshot.started.isoformat()}/{which}"
 
 
 def _scores(snapshot: Snapshot, row: int) -> dict[str, float]:

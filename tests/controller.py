@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from acsearch.config import load_study
-from acsearch.finetunes import Observation, RecordedFinetunes
+from acsearch.finetunes import Observation, RecordedFinetunes, Say
 from acsearch.home import Home
 from acsearch.study import Study
 
@@ -25,10 +25,10 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
 
     look_up = RecordedFinetunes.finetune
 
-    def slowly(self: RecordedFinetunes, candidate: int, trial: int) -> Observation:
+    def slowly(self: RecordedFinetunes, candidate: int, trial: int, run: str | None, say_to: Say) -> Observation:
         say("begin", trial, candidate)
         time.sleep(seconds)
-        observation = look_up(self, candidate, trial)
+        observation = look_up(self, candidate, trial, run, say_to)
         say("end", trial, candidate)
         return observation
 
@@ -39,13 +39,11 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
         storage,
         locks,
         name=name,
-        file=config.file,
-        table=config.table,
-        prior=config.prior,
+        config=config,
         budget=budget,
         resume=True,
     )
-    study.run(lambda event: None)
+    study.run(RecordedFinetunes(config.table), lambda event: None)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def started(folder: Path) -> None:
     (folder / "there.yaml").write_text(yaml.safe_dump(STUDY | {"name": "there"}), encoding="utf-8")
     config, home = load_study("there.yaml"), Home()
     storage, locks = home.open_storage(create=True), home.locks("there")
-    Study.start(storage, locks, name="there", file=config.file, table=config.table, prior=config.prior, budget=1)
+    Study.start(storage, locks, name="there", config=config, budget=1)
 
 
 def started_and_its_table_gone(folder: Path) -> None:
@@ -222,7 +222,9 @@ SHEETS = {
     ),
     "unknown-key": sheet(SHEET + "zzz: 1\n", "unknown key 'zzz'; known: title, source,"),
     "missing-key": sheet(swapped(SHEET, "alignment: A_cos\n", ""), "key 'alignment' is missing"),
-    "unknown-definition": sheet(swapped(SHEET, "A_cos", "A_cosine"), "alignment: Input should be 'A_cos', 'A_ll' or"),
+    "unknown-definition": sheet(
+        swapped(SHEET, "A_cos", "A_cosine"), "alignment: Input should be 'A_cos', 'A_ll', 'A_ll_train' or"
+    ),
     "no-benchmarks": sheet(
         "alignment: A_ll\ncorrespondence: C\nbenchmarks: {}\n", "benchmarks: Dictionary should have"
     ),
@@ -279,7 +281,7 @@ STUDIES = {
     "empty": Case("study start .", "study.yaml: expected keys and values, found nothing", {"study.yaml": ""}),
     "a-table": Case("study start table.csv", "expected keys and values, found a str", {"table.csv": TABLE}),
     "unknown-key": study("study.yaml: unknown key 'polizy'; did you mean 'policy'?", polizy="ucb"),
-    "missing-table": study("study.yaml: key 'table' is missing", without="table"),
+    "missing-table": study("study.yaml: give a table, which finetunes are looked up in, or training", without="table"),
     "missing-name": study("study.yaml: key 'name' is missing", without="name"),
     "seed-is-text": study("study.yaml: seed: Input should be a valid integer, got 'one'", seed="one"),
     "seed-is-a-quoted-number": study("study.yaml: seed: Input should be a valid integer, got '1'", seed="1"),

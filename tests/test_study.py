@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 
-from acsearch.config import load_study, shipped, update
+from acsearch.config import Source, load_study, load_table, shipped, update
 from acsearch.errors import ConfigError, StudyError
+from acsearch.finetunes import RecordedFinetunes
 from acsearch.home import Home
 from acsearch.study import Event, Snapshot, Study
 
+LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 CONTROLLER = Path(__file__).parent / "controller.py"
 
 
@@ -30,11 +33,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 def start(home: Home, name: str = "s", budget: int = 4, **changes: object) -> Study:
     config = load_study("law_v1")
-    file = update(config.file, **changes)
-    storage = home.open_storage(create=True)
-    return Study.start(
-        storage, home.locks(name), name=name, file=file, table=config.table, prior=config.prior, budget=budget
-    )
+    config = replace(config, file=update(config.file, **changes))
+    return Study.start(home.open_storage(create=True), home.locks(name), name=name, config=config, budget=budget)
 
 
 def reopen(home: Home, name: str = "s") -> Study:
@@ -53,15 +53,15 @@ def proposals(snapshot: Snapshot) -> list[str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     home = Home(storage=f"sqlite:///{tmp_path_factory.mktemp('undisturbed') / 'studies.db'}")
     study = start(home, budget=6)
-    study.run(ignore)
+    study.run(LOOKED_UP, ignore)
     return study.snapshot()
 
 
 def test_the_walk(home: Home) -> None:
     study, events = start(home), []
-    study.run(events.append)
+    study.run(LOOKED_UP, events.append)
     assert [(event.kind, event.trial) for event in events] == [
-        (kind, trial) for trial in range(4) for kind in ("proposed", "finetuned")
+        (kind, trial) for trial in range(4) for kind in ("proposed", "finetuning", "finetuned")
     ]
     snapshot = study.snapshot()
     assert len(set(proposals(snapshot))) == 4
@@ -77,7 +77,7 @@ def test_the_walk(home: Home) -> None:
 
 def test_a_study_for_one_benchmark(home: Home) -> None:
     study = start(home, objective="textvqa_val")
-    study.run(ignore)
+    study.run(LOOKED_UP, ignore)
     snapshot = study.snapshot()
     assert snapshot.best is not None
     points = snapshot.best.points["textvqa_val"]
@@ -87,15 +87,15 @@ def test_a_study_for_one_benchmark(home: Home) -> None:
 
 def test_a_larger_budget_goes_on_where_it_stopped(home: Home, undisturbed: Snapshot) -> None:
     study = start(home, budget=3)
-    study.run(ignore)
+    study.run(LOOKED_UP, ignore)
     assert proposals(study.snapshot()) == proposals(undisturbed)[:3]
     again = reopen(home)
-    again.run(ignore)  # nothing left to do
+    again.run(LOOKED_UP, ignore)  # nothing left to do
     assert len(again.snapshot().finetunes) == 3
     with pytest.raises(ConfigError, match="choose 3 to 13"):
         again.raise_budget(2)
     again.raise_budget(6)
-    again.run(ignore)
+    again.run(LOOKED_UP, ignore)
     assert proposals(again.snapshot()) == proposals(undisturbed)
 
 
@@ -110,26 +110,18 @@ def test_names_are_taken_once(home: Home) -> None:
 def test_a_half_written_start_is_started_again(home: Home) -> None:
     optuna.create_study(study_name="s", storage=home.open_storage(create=True), direction="maximize")
     study = start(home, budget=1)
-    study.run(ignore)
+    study.run(LOOKED_UP, ignore)
     assert len(study.snapshot().finished) == 1
 
 
 def test_a_changed_table_is_refused(home: Home, tmp_path: Path) -> None:
-    config = load_study("law_v1")
     copy = tmp_path / "table.csv"
     original = shipped("table.csv")["law_v1"]
     copy.write_text(original.read_text())
     copy.with_suffix(".yaml").write_text(original.with_suffix(".yaml").read_text())
-    storage, locks = home.open_storage(create=True), home.locks("s")
-    Study.start(
-        storage,
-        locks,
-        name="s",
-        file=update(config.file, table=str(copy)),
-        table=config.table,
-        prior=config.prior,
-        budget=2,
-    ).run(ignore)
+    config = replace(load_study("law_v1"), source=Source(table=str(copy)))
+    study = Study.start(home.open_storage(create=True), home.locks("s"), name="s", config=config, budget=2)
+    study.run(LOOKED_UP, ignore)
     copy.write_text(copy.read_text().replace("15.66", "15.67"))
     with pytest.raises(StudyError, match="has changed since the study was started"):
         reopen(home).snapshot()
@@ -149,7 +141,7 @@ def test_a_trial_left_behind_is_taken_up(home: Home, undisturbed: Snapshot, cras
     assert [record.state for record in study.snapshot().finetunes] == ["interrupted"]
     events: list[Event] = []
     again = reopen(home)
-    again.run(events.append)
+    again.run(LOOKED_UP, events.append)
     assert (events[0].kind, events[0].trial) == ("resumed", 0)
     assert proposals(again.snapshot()) == proposals(undisturbed)[:4]
     assert len(inner.trials) == 4
@@ -162,7 +154,7 @@ def test_a_trial_beyond_the_budget_is_never_started(home: Home) -> None:
     inner.sampler = study._sampler
     for _ in range(4):
         inner.ask()
-    study.run(ignore)
+    study.run(LOOKED_UP, ignore)
     snapshot = study.snapshot()
     assert [record.trial for record in snapshot.finished] == [0, 1]
 
@@ -231,7 +223,7 @@ def test_a_living_controller_keeps_its_trial(tmp_path: Path) -> None:
         home = Home(storage=f"sqlite:///{folder / 'studies.db'}")
         events: list[Event] = []
         study = reopen(home)
-        study.run(events.append)
+        study.run(LOOKED_UP, events.append)
         assert [(event.kind, event.trial) for event in events] == [("waiting", 0)]
         assert [record.state for record in study.snapshot().finetunes] == ["running"]
     finally:

@@ -9,11 +9,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from acsearch.config import load_study
+from acsearch.config import load_study, load_table
+from acsearch.finetunes import RecordedFinetunes
 from acsearch.home import Home
 from acsearch.study import Study
 from acsearch.track import Record
 from acsearch.views import TAG_PREFIX
+
+LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 
 
 class Recorded:
@@ -26,9 +29,7 @@ class Recorded:
             storage,
             self.home.locks("s"),
             name="s",
-            file=config.file,
-            table=config.table,
-            prior=config.prior,
+            config=config,
             budget=4,
         )
         self.record: Record = self.home.open_record("s")
@@ -51,16 +52,16 @@ class Recorded:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     recorded = Recorded(tmp_path_factory.mktemp("recorded"))
-    recorded.record.record(recorded.study.snapshot())
-    recorded.study.run(lambda event: None)
+    recorded.record.record(recorded.study.snapshot(), LOOKED_UP)
+    recorded.study.run(LOOKED_UP, lambda event: None)
 
     # a crash in the middle of writing: after the second step, before its mark
     written = recorded.record._record_finetune
     recorded.record._record_finetune = _crash  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        recorded.record.record(recorded.study.snapshot())
+        recorded.record.record(recorded.study.snapshot(), LOOKED_UP)
     recorded.record._record_finetune = written  # type: ignore[method-assign]
-    recorded.record.record(recorded.study.snapshot(), with_figures=True)
+    recorded.record.record(recorded.study.snapshot(), LOOKED_UP, with_figures=True)
     return recorded
 
 
@@ -91,7 +92,7 @@ def test_every_metric_is_there_once(recorded: Recorded) -> None:
 def test_writing_again_changes_nothing(recorded: Recorded) -> None:
     before, runs = recorded.points(), len(recorded.runs())
     another = recorded.home.open_record("s")
-    another.record(recorded.study.snapshot(), with_figures=True)
+    another.record(recorded.study.snapshot(), LOOKED_UP, with_figures=True)
     assert recorded.points() == before
     assert len(recorded.runs()) == runs
 
@@ -124,7 +125,7 @@ def test_files_and_views(recorded: Recorded) -> None:
 
 def test_a_wiped_record_is_written_anew(recorded: Recorded, tmp_path: Path) -> None:
     home = Home(recorded.home.storage, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    home.open_record("s").record(recorded.study.snapshot())
+    home.open_record("s").record(recorded.study.snapshot(), LOOKED_UP)
     client = MlflowClient(tracking_uri=home.tracking_uri)
     experiment = client.get_experiment_by_name("acsearch/law_v1").experiment_id
     again = {run.data.tags["acsearch.key"]: run.data.metrics for run in client.search_runs([experiment])}

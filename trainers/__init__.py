@@ -1,1 +1,3 @@
-"""The multimodal model and its two training stages. Not built yet: studies look finetunes up in a recorded table."""
+"""The multimodal model and its two training stages."""
+
+import acsearch  # noqa: F401  installs the torchvision guard before anything imports torchvision

@@ -1,0 +1,325 @@
+"""Real candidates: scored, trained and evaluated as a study file's `training` part says.
+
+    data/<digest>/                    what `prepare` made
+    features/                         maps of frozen encoders, for whoever trains on the same images
+    pairs/<key>.pt                    maps of an encoder on the pairs of correspondence
+    stages/<job digest>/              a stage of training: checkpoints, then `result/`, and the outbox of its metrics
+    stages/<job digest>/eval/         scores and samples of each benchmark
+    scores/<key>.json                 A or C, with what else was measured
+
+Everything in the work folder is named by what it depends on, so nothing is done twice: not after a crash, and not for
+another study that has the same candidate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acsearch.config import StudyConfig
+from acsearch.errors import ConfigError
+from acsearch.finetunes import CandidateScores, Observation, Say
+from acsearch.recipe import Recipe
+from acsearch.scores import SCORES
+from acsearch.scores.pairs import Pairs
+from acsearch.space import Representation
+from evals.benchmarks import benchmark
+from evals.runner import evaluate
+from trainers.build import METRICS, load_model
+from trainers.encoders import Registry, load_registry
+from trainers.job import Job, Parts, Stage
+from trainers.launch import launch
+from trainers.representation import VisionRepresentation, build_representation
+from trainers.train import OUTBOX
+
+_SHORT = 24  # characters of a digest in a name
+
+
+class Pipeline:
+    """`acsearch.finetunes.Finetunes` that train."""
+
+    def __init__(self, config: StudyConfig, work: Path) -> None:
+        assert config.file.training is not None
+        self.recipe: Recipe = config.file.training
+        self._home = config.path.parent
+        self._work = work.absolute()
+        self._say: Say = lambda text: None
+        self._visions: dict[Representation, VisionRepresentation] = {}
+
+    # -- a candidate's way ---------------------------------------------------------------------------------------------
+
+    def score(self, candidate: int, say: Say) -> CandidateScores:
+        """C from the encoders' features alone; then stage 1, the connector; then A."""
+        self._say, started = say, time.perf_counter()
+        representation = self.recipe.representations[candidate]
+        c = self._correspondence(representation) if self.recipe.correspondence else {"value": None}
+        a = self._alignment(representation, self._train(self._align_job(representation), "connector"))
+        details = {f"A/{key}": value for key, value in a.items()} | {f"C/{key}": value for key, value in c.items()}
+        return CandidateScores(
+            alignment=(a["value"],) * len(self.recipe.benchmarks),
+            correspondence=c["value"],
+            seconds=time.perf_counter() - started,
+            details={key: value for key, value in details.items() if value is not None},
+        )
+
+    def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
+        """Stage 2, connector and language model; then the benchmarks."""
+        self._say = say
+        labels = {"trial": str(trial)} | ({"mlflow_run": run} if run else {})
+        job = self._finetune_job(self.recipe.representations[candidate]).model_copy(update={"labels": labels})
+        result = self._train(job, "finetune")
+        evaluation = evaluate(
+            load_model(result, self._device),
+            [benchmark(name) for name in self.recipe.benchmarks],
+            result.parent / "eval",
+            batch_size=self.recipe.evaluation.batch_size,
+            limit=self.recipe.evaluation.limit,
+            cache=self._work / "answers",
+            data={name: self._data / path for name, path in self.recipe.evaluation.data.items()},
+            progress=lambda name, done, of: say(f"evaluating {name}, {done} of {of}"),
+        )
+        trained = json.loads((result / METRICS).read_text())["seconds"]
+        return Observation(
+            scores={name: score.points for name, score in evaluation.scores.items()},
+            errors={name: score.standard_error for name, score in evaluation.scores.items()},
+            seconds=trained + evaluation.seconds,
+            checkpoint=str(result),
+        )
+
+    def logs(self, candidate: int, trial: int | None) -> Path | None:
+        representation = self.recipe.representations[candidate]
+        job = self._align_job(representation) if trial is None else self._finetune_job(representation)
+        return self._stage_folder(job) / OUTBOX
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def _align_job(self, representation: Representation) -> Job:
+        return self._job(representation, self.recipe.align, start=None)
+
+    def _finetune_job(self, representation: Representation) -> Job:
+        return self._job(representation, self.recipe.finetune, start=self._align_job(representation))
+
+    def _job(self, representation: Representation, stage: Stage, start: Job | None) -> Job:
+        data = self._data / stage.data
+        content = [self._vision(representation).fingerprint, self._llm_identity, _digest_of(data)]
+        content += [start.digest] if start else []
+        return Job(
+            parts=Parts(
+                representation=str(representation),
+                llm=self._llm,
+                template=self.recipe.template,
+                encoders=self._registries,
+                resize=self.recipe.resize,
+                seed=self.recipe.seed,
+            ),
+            stage=stage,
+            data=data,
+            images=self._data / stage.images if stage.images else None,
+            start=self._stage_folder(start) / "result" if start else None,
+            seed=self.recipe.seed,
+            identity=_digest(content),
+            features=self._work / "features",
+        )
+
+    def _stage_folder(self, job: Job) -> Path:
+        return self._work / "stages" / job.digest[:_SHORT]
+
+    def _train(self, job: Job, what: str) -> Path:
+        """The committed result of a stage, trained if it is not there."""
+
+        def watch(step: int, steps: int, loss: float) -> None:
+            self._say(f"{what}, step {step} of {steps}, loss {loss:.2f}")
+
+        return launch(job, self._stage_folder(job), self.recipe.processes, watch)
+
+    # -- scores --------------------------------------------------------------------------------------------------------
+
+    def _correspondence(self, representation: Representation) -> dict[str, Any]:
+        from acsearch.scores import extract
+        from acsearch.scores.correspondence import correspondence
+
+        asked = self.recipe.correspondence
+        assert asked is not None
+        vision = self._vision(representation)
+        key = [SCORES[asked.definition].id, asked.decode, vision.fingerprint, self._pairs_digest]
+
+        def measure() -> dict[str, Any]:
+            self._say("correspondence")
+            if asked.definition == "C_compat":
+                found = extract.measure_compat(representation, self._registry, self._pairs, device=self._device)
+            else:
+                maps = [self._pair_maps(representation, part) for part in range(len(vision.parts))]
+                found = correspondence(
+                    extract.on_grid(maps, vision.joining),
+                    self._pairs,
+                    extract.frames(vision, self._pairs),
+                    decode=asked.decode,
+                    extent=extract.extent(vision),
+                )
+            aware = found.geometry_aware
+            return {
+                "value": found.per_image,
+                "per_point": found.per_point,
+                "geometry_aware": aware and aware.per_image,
+                "position": found.position.per_image,
+                "ceiling": found.ceiling.per_image,
+            }
+
+        return self._once("C", key, measure)
+
+    def _pair_maps(self, representation: Representation, part: int) -> torch.Tensor:
+        """An encoder's maps of the pairs' images: a combination costs nothing that its parts have not cost already."""
+        from acsearch.scores.extract import extract
+
+        alone = self._vision(Representation((representation.parts[part],)))
+        path = self._work / "pairs" / f"{_digest([alone.fingerprint, self._pairs_digest])[:_SHORT]}.pt"
+        if not path.exists():
+            _write(path, lambda fresh: torch.save(extract(alone, self._pairs)[0].cpu(), fresh))
+        maps: torch.Tensor = torch.load(path, weights_only=True)
+        return maps
+
+    def _alignment(self, representation: Representation, result: Path) -> dict[str, Any]:
+        from acsearch.scores.alignment import alignment_cos, alignment_ll
+        from acsearch.scores.stage1 import caption_batches, choose, images
+        from trainers.data import read_manifest
+
+        asked, stage = self.recipe.alignment, self.recipe.align
+        data = self._data / asked.data
+        references = [self._train(self._align_job(one), "reference") for one in self.recipe.references]
+        names = [SCORES[asked.definition].id, str(asked.samples), str(self.recipe.seed), _digest_of(data)]
+        key = [*names, *(path.parent.name for path in (result, *references))]
+
+        def measure() -> dict[str, Any]:
+            self._say("alignment")
+            manifest = read_manifest(data, self._data / stage.images if stage.images else None)
+            samples = choose(manifest, asked.samples, self.recipe.seed)
+            model = load_model(result, self._device)
+            if asked.definition == "A_cos":
+                others = [load_model(path, self._device) for path in references]
+                return {"value": alignment_cos(model, others, images(manifest, samples)).value}
+            batches = caption_batches(
+                model, manifest, samples, template=stage.template, longest=stage.longest, batch_size=stage.micro_batch
+            )
+            found = alignment_ll(model, batches)
+            return {
+                "value": found.value,
+                "standard_error": found.standard_error,
+                "token_weighted": found.token_weighted,
+            }
+
+        return self._once("A", key, measure)
+
+    def _once(self, what: str, key: Sequence[str], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A measurement, or what it gave before."""
+        path = self._work / "scores" / f"{what}-{_digest(key)[:_SHORT]}.json"
+        if not path.exists():
+            found = measure()
+            _write(path, lambda fresh: fresh.write_text(json.dumps(found, indent=1)))
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return kept
+
+    # -- what they are made of -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def _registries(self) -> tuple[Path, ...]:
+        return tuple(self._home / name for name in self.recipe.encoders)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return load_registry(*self._registries)
+
+    def _vision(self, representation: Representation) -> VisionRepresentation:
+        alone = Representation(representation.parts, representation.joining)  # whatever the connector
+        if alone not in self._visions:
+            self._visions[alone] = build_representation(
+                alone, self._registry, device=self._device, policy=self.recipe.resize
+            )
+        return self._visions[alone]
+
+    @cached_property
+    def _llm(self) -> str:
+        local = self._home / self.recipe.llm
+        return str(local) if local.is_dir() else self.recipe.llm
+
+    @cached_property
+    def _llm_identity(self) -> str:
+        local = Path(self._llm)
+        return _digest([_digest_of(path) for path in sorted(local.iterdir())]) if local.is_dir() else self._llm
+
+    @cached_property
+    def _data(self) -> Path:
+        """The folder of the data, made if it has to be."""
+        prepare = self.recipe.prepare
+        if prepare is None:
+            folder = self.recipe.data_folder(self._home)
+            if folder is None:
+                raise ConfigError(f"data: no folder {self.recipe.data!r} beside the study file or below $ACSEARCH_DATA")
+            return folder
+        module, function = prepare.call.split(":")
+        try:
+            make = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"prepare: {prepare.call} cannot be imported: {error}") from error
+        folder = self._work / "data" / _digest([prepare.model_dump_json()])[:_SHORT]
+        make(
+            folder,
+            seed=prepare.seed,
+            sizes=prepare.sizes,
+            progress=lambda done, of: self._say(f"making data, {done} of {of} images"),
+        )
+        return folder
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        from acsearch.scores.pairs import read_pairs
+
+        assert self.recipe.correspondence is not None
+        return read_pairs(self._data / self.recipe.correspondence.pairs)
+
+    @cached_property
+    def _pairs_digest(self) -> str:
+        pairs = self._pairs
+        arrays = (pairs.sizes, pairs.source, pairs.target, pairs.source_points, pairs.target_points, pairs.boxes)
+        groups = [] if pairs.geometry is None else [pairs.geometry.tobytes().hex()]
+        return _digest([array.tobytes().hex() for array in arrays] + groups + [_digest_of(p) for p in pairs.images])
+
+
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+def _digest_of(path: Path) -> str:
+    """sha256 of a file, read once while it does not change."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """A file that is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    write(fresh)
+    os.replace(fresh, path)

@@ -1,0 +1,106 @@
+"""A job's model, built; and a committed result, loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from acsearch.errors import TrainingError
+from acsearch.space import parse
+from trainers.checkpoint import verify
+from trainers.connectors.base import make_connector
+from trainers.encoders.registry import load_registry
+from trainers.job import Parts, Tune
+from trainers.model import MultimodalModel
+from trainers.representation import build_representation
+from trainers.templates import Tokenizer
+
+WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
+
+
+def build_model(
+    parts: Parts, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> MultimodalModel:
+    """Untrained but for its encoders and its language model. The connector starts equal for equal widths.
+
+    Raises TrainingError when the language model cannot be had, SpaceError or ConfigError for the representation.
+    """
+    representation = parse(parts.representation)
+    with torch.random.fork_rng(devices=[]):  # libraries draw weights before they load them
+        vision = build_representation(
+            representation, load_registry(*parts.encoders), device=device, dtype=dtype, policy=parts.resize
+        )
+        llm, tokenizer = load_llm(parts.llm, dtype)
+    width = llm.get_input_embeddings().embedding_dim
+    connector = make_connector(representation.connector, vision.grid, vision.width, width, parts.seed)
+    return MultimodalModel(vision, connector, llm, tokenizer, parts.template).to(device)
+
+
+def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokenizer]:
+    """A causal language model and its fast tokenizer, from a hub id or a folder; safetensors only, no remote code.
+
+    Of how its makers sample from it, only the tokens that end a text are kept: we generate greedily.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        llm = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder") from error
+    llm.generation_config = GenerationConfig(eos_token_id=llm.generation_config.eos_token_id)
+    return llm, tokenizer
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MultimodalModel:
+    """The model of a stage's committed result. Raises TrainingError when the folder is none, or is broken."""
+    verify(folder)
+    model = build_model(_about(folder)[0], device, dtype)
+    restore(model, folder)
+    return model.eval()
+
+
+def restore(model: MultimodalModel, folder: Path) -> dict[str, torch.Tensor]:
+    """Give a model as it was built the weights of a committed result, LoRA folded in.
+
+    Returns the weights, by name, that are not those of the pretrained parts any more: a next stage's result must hold
+    them too. Raises TrainingError when the result is broken, or is of other parts.
+    """
+    verify(folder)
+    _, table = _about(folder)
+    weights = load_weights(folder)
+    plain = set(weights) & {name for name, _ in model.named_parameters()}
+    model.load_trainable({name: weights[name] for name in plain})
+    model.tune(table, seed=0)
+    model.load_trainable({name: weight for name, weight in weights.items() if name not in plain})
+    missing = set(model.trainable()) - set(weights)
+    if missing:
+        raise TrainingError(f"{folder}: of another model: {len(missing)} weights are missing, such as {min(missing)}")
+    changed = plain | model.merge()
+    return {name: weight for name, weight in model.named_parameters() if name in changed}
+
+
+def _about(folder: Path) -> tuple[Parts, dict[str, Tune]]:
+    """What a result's model is made of, and which parts of it were trained."""
+    try:
+        about = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        parts = Parts.model_validate(about["parts"])
+        return parts, {part: Tune.model_validate(one) for part, one in about["train"].items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{folder}: no trained model: {error}") from error
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{folder / WEIGHTS}: cannot be read: {error}") from error
+    return weights

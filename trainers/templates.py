@@ -1,0 +1,135 @@
+"""Conversation templates: a conversation in, token ids and labels out.
+
+A template writes the conversation as one text and says which characters of it the model shall learn to say. Tokens are
+then labelled by where they lie in that text, so no template counts tokens, and none can be off by one.
+
+An image is one IMAGE_ID among the ids here; the collator puts as many positions there as the connector has tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from acsearch.errors import DataError
+
+IMAGE = "<image>"
+IMAGE_ID = -200
+IGNORED = -100
+
+Tokenizer = Any  # a fast transformers tokenizer
+_ROLES = ("user", "assistant")
+_VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """role: user or assistant."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """ids, labels: (T,) int64. An image is one IMAGE_ID; what is not learnt is labelled IGNORED."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A conversation as text. learnt: character ranges [begin, end) that are supervised.  bos: whether to begin so."""
+
+    text: str
+    learnt: tuple[tuple[int, int], ...]
+    bos: bool
+
+
+def _plain(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
+    """Image and caption only, as LLaVA's first stage: what the user says is dropped but for the image."""
+    shown = IMAGE * turns[0].text.count(IMAGE)
+    caption = turns[1].text + "\n" if len(turns) > 1 else ""
+    return _Text(shown + caption, ((len(shown), len(shown + caption)),), bos=True)
+
+
+def _vicuna_v1(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
+    """Vicuna's, as LLaVA-1.5's second stage: 'SYSTEM USER: .. ASSISTANT: ..</s>USER: .. ASSISTANT: ..</s>'."""
+    if tokenizer.eos_token is None:
+        raise DataError("template vicuna_v1: the tokenizer has no end-of-sequence token to end replies with")
+    text, learnt = _VICUNA_SYSTEM + " ", []
+    for turn in turns:
+        if turn.role == "user":
+            text += f"USER: {turn.text} ASSISTANT:"
+        else:
+            text += " "
+            learnt.append((len(text), len(text) + len(turn.text) + len(tokenizer.eos_token)))
+            text += turn.text + tokenizer.eos_token
+    return _Text(text, tuple(learnt), bos=True)
+
+
+def _chat(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
+    """The tokenizer's own. What a reply adds to the text before it, beyond the prompt for it, is learnt."""
+    if not tokenizer.chat_template:
+        raise DataError("template chat: the tokenizer has no chat template; choose plain or vicuna_v1")
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+
+    def render(count: int, prompt: bool) -> str:
+        return str(tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=prompt))
+
+    learnt = []
+    for place, turn in enumerate(turns):
+        if turn.role == "assistant":
+            before, after = render(place, True), render(place + 1, False)
+            if not after.startswith(before):
+                raise DataError("template chat: the tokenizer's own rewrites earlier turns, so it can't be masked")
+            learnt.append((len(before), len(after)))
+    return _Text(render(len(turns), turns[-1].role == "user"), tuple(learnt), bos=False)
+
+
+TEMPLATES: dict[str, Callable[[Sequence[Turn], Tokenizer], _Text]] = {
+    "plain": _plain,
+    "vicuna_v1": _vicuna_v1,
+    "chat": _chat,
+}
+
+
+def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer) -> Tokens:
+    """Tokenise a conversation. One that ends with the user's turn becomes a prompt for the reply.
+
+    Raises DataError for an unknown template, turns that do not alternate, or a tokenizer without character offsets.
+    """
+    if template not in TEMPLATES:
+        raise DataError(f"no template {template!r}; there are {', '.join(TEMPLATES)}")
+    if not tokenizer.is_fast:
+        raise DataError(f"{type(tokenizer).__name__} is a slow tokenizer without offsets; use its fast form")
+    for place, turn in enumerate(turns):
+        if turn.role != _ROLES[place % 2]:
+            raise DataError(f"turn {place + 1} is the {turn.role}'s; user and assistant must alternate, user first")
+    written = TEMPLATES[template](turns, tokenizer)
+    ids: list[int] = []
+    labels: list[int] = []
+    if written.bos and tokenizer.bos_token_id is not None:
+        ids.append(tokenizer.bos_token_id)
+        labels.append(IGNORED)
+    start = 0
+    for number, chunk in enumerate(written.text.split(IMAGE)):
+        if number:
+            ids.append(IMAGE_ID)
+            labels.append(IGNORED)
+            start += len(IMAGE)
+        if chunk:
+            coded = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True)
+            for token, (begin, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
+                learnt = any(b < start + end and start + begin < e for b, e in written.learnt)
+                ids.append(token)
+                labels.append(token if learnt else IGNORED)
+        start += len(chunk)
+    return Tokens(np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64))
