@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acsearch import cli_score, cli_study
+from acsearch import cli_data, cli_score, cli_study
 from acsearch.errors import AcsearchError, ConfigError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 law = typer.Typer(help="Fit the AC law to a recorded table.", no_args_is_help=True)
 app.add_typer(law, name="law")
 app.add_typer(cli_study.app, name="study")
+app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_score.app, name="score")
 
 TableArgument = Annotated[
@@ -171,6 +172,14 @@ def replay(
         for result in results
     ]
     _print_json(sheets[0] if len(sheets) == 1 and policy != "all" else sheets)
+
+
+@app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def evaluate(context: typer.Context) -> None:
+    """lmms-eval's own command line, with trained checkpoints as --model acsearch --model_args checkpoint=FOLDER."""
+    from evals.command import lmms_eval
+
+    lmms_eval(context.args)
 
 
 def _print_json(data: Any) -> None:

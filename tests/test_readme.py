@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,14 +58,17 @@ def test_make_and_ci_run_what_the_readme_says() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_policies_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The page's code, put into files and the registry as it says, is a policy that replays."""
+def test_code_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page's code, put into files and the registry as it says, is a policy that replays, and a connector."""
     from acsearch import cli, policies
 
     page = (ROOT / "CONTRIBUTING.md").read_text()
     scope: dict[str, object] = {}
     for code in re.findall(r'```python\n(""".*?)```', page, re.DOTALL):
         exec(code, scope)
+    connector = scope["NormLinear"]((4, 4), 24, 32, None)  # type: ignore[operator]
+    connector.initialise(torch.Generator().manual_seed(0))
+    assert connector(torch.zeros(2, 4, 4, 24)).shape == (2, connector.tokens, 32)
     registered = {
         "top-c": policies._rule(scope["correspondence"]),  # type: ignore[arg-type]
         "two-sigma": policies._law(scope["two_sigma"]),  # type: ignore[arg-type]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,45 +24,66 @@ CHAT = (
 )
 
 
-def llm(folder: Path, kind: str = "llama") -> Path:
-    """A causal language model of width 32 with a word-level tokenizer. kind: llama or qwen2."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """More threads only wait for each other at these sizes. What has been imported is no garbage to look for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
+
+
+def tokenizer() -> Any:
+    """Word-level: <pad> is 0, <s> 1, </s> 2, <unk> 3, and the words follow from 4 on."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast
 
     names = ["<pad>", "<s>", "</s>", "<unk>", *WORDS]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(names)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
-    tokenizer.chat_template = CHAT
+    made.chat_template = CHAT
+    return made
+
+
+def llm(folder: Path, kind: str = "llama", **changes: Any) -> Path:
+    """A causal language model of width 32. kind: llama or qwen2.  changes: of its configuration."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    words = tokenizer()
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": True} | changes
     config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[kind]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = model(
             config(
-                vocab_size=len(names),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
+                vocab_size=len(words),
                 num_attention_heads=2,
                 num_key_value_heads=2,
                 max_position_embeddings=256,
-                tie_word_embeddings=True,
                 bos_token_id=1,
                 eos_token_id=2,
                 pad_token_id=0,
+                **shape,
             )
         )
     made.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    words.save_pretrained(folder)
     return folder
 
 
 def encoders(folder: Path) -> Path:
     """A registry file with `clip@32` and `siglip@32`, of 4 x 4 patches and width 24 and 16."""
     from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -111,3 +137,14 @@ def manifest(folder: Path, count: int = 24, turns: int = 2) -> Path:
     path = folder / f"turns-{turns}.json"
     path.write_text(json.dumps(samples))
     return path
+
+
+def rank(job: Any, folder: Path, number: int = 0, world: int = 1, port: int = 0) -> None:
+    """Train a stage as one of several processes; what a process started by torchrun finds, and does."""
+    from trainers.train import run_stage
+
+    torch.set_num_threads(1)
+    if world > 1:
+        places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    run_stage(job, folder)

@@ -46,18 +46,40 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
 
     Of how its makers sample from it, only the tokens that end a text are kept: we generate greedily.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         llm = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder") from error
+        raise _unavailable(name, error) from error
     llm.generation_config = GenerationConfig(eos_token_id=llm.generation_config.eos_token_id)
-    return llm, tokenizer
+    return llm, load_tokenizer(name)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The fast tokenizer of a language model. Raises TrainingError.
+
+    tokenizer.json is taken as it is: AutoTokenizer would build what a model's type usually has, whatever the file says.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import cached_file
+
+    try:
+        cached_file(name, "tokenizer.json")
+        kind = PreTrainedTokenizerFast
+    except OSError:  # older models come with sentencepiece's file alone
+        kind = AutoTokenizer
+    try:
+        return kind.from_pretrained(name, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unavailable(name, error) from error
+
+
+def _unavailable(name: str, error: Exception) -> TrainingError:
+    reason = str(error).strip().splitlines()[0]
+    return TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder")
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MultimodalModel:

@@ -53,9 +53,11 @@ def committed(folder: Path) -> bool:
 def verify(folder: Path) -> None:
     """Raises TrainingError saying what is missing or broken in a committed folder."""
     try:
-        files = json.loads((folder / MARK).read_text())
-    except (OSError, ValueError) as error:
+        files = dict(json.loads((folder / MARK).read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MARK}") from error
+    if not files:
+        raise TrainingError(f"{folder}: not a committed checkpoint: its {MARK} lists nothing")
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():

@@ -57,7 +57,7 @@ class Stage(_Strict):
     data: str
     images: str | None = None
     template: str
-    train: dict[Literal["vision", "connector", "llm"], Tune]
+    train: dict[str, Tune]
     epochs: float = Field(default=1.0, gt=0)
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
@@ -75,6 +75,8 @@ class Stage(_Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> Stage:
+        if unknown := set(self.train) - {"vision", "connector", "llm"}:
+            raise ValueError(f"train: no part {min(unknown)!r}; the parts are vision, connector, llm")
         trained = {part: tune for part, tune in self.train.items() if tune.mode != "frozen"}
         if not trained:
             raise ValueError("train: every part is frozen; give at least the connector mode full and an lr")
@@ -102,7 +104,15 @@ class Job(_Strict):
     def digest(self) -> str:
         """sha256 over what the result depends on; where things lie, and how they are cached, is left out."""
         where = {"data", "images"}
-        how = where | {"checkpoint_every", "gradient_checkpointing", "shard", "micro_batch", "cache_features", "workers", "expect"}
+        how = where | {
+            "checkpoint_every",
+            "gradient_checkpointing",
+            "shard",
+            "micro_batch",
+            "cache_features",
+            "workers",
+            "expect",
+        }
         content = {
             "parts": self.parts.model_dump(mode="json", exclude={"encoders", "llm"}),
             "stage": self.stage.model_dump(mode="json", exclude=how),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -187,26 +188,24 @@ class MultimodalModel(nn.Module):
         return sorted({end for end in ends if end is not None})
 
     def _prompt(self, prompt: str, with_image: bool) -> list[int]:
+        """Its ids, as many of them IMAGE_ID as the image has tokens."""
         text = f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
         ids: list[int] = encode(self.template, [Turn("user", text)], self.tokenizer).ids.tolist()
         if ids.count(IMAGE_ID) != int(with_image):
             found, expected = ids.count(IMAGE_ID), int(with_image)
             raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {text[:80]!r}")
-        return ids
+        return [one for i in ids for one in [i] * (self.connector.tokens if i == IMAGE_ID else 1)]
 
     def _batch(self, ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]) -> Batch:
         """Prompts of one length with their images."""
-        tokens = self.connector.tokens
-        expanded = torch.tensor(
-            [[one for i in row for one in ([i] * (tokens if i == IMAGE_ID else 1))] for row in ids], dtype=torch.long
-        )
+        own = torch.tensor(ids, dtype=torch.long)
         shown = [image for image in images if image is not None]
         views = zip(*(self.vision.views(image) for image in shown), strict=True)
         return Batch(
             names=(),
-            ids=expanded,
-            labels=torch.full_like(expanded, IGNORED),
-            mask=torch.ones_like(expanded),
+            ids=own,
+            labels=torch.full_like(own, IGNORED),
+            mask=torch.ones_like(own),
             seeds=torch.tensor([content_seed(image) for image in shown], dtype=torch.long),
             views=tuple(torch.stack(part) for part in views),
         ).to(self.device)
@@ -267,10 +266,17 @@ def _with_lora(module: Any, layers: list[str], tune: Tune, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=tune.rank, lora_alpha=tune.alpha, lora_dropout=0.0, target_modules=layers)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it is about to rename
+    with torch.random.fork_rng(devices=[]), without_future_warnings():
         torch.default_generator.manual_seed(seed)
         return get_peft_model(module, config)
+
+
+@contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """Around what transformers 6 will call otherwise, also where peft calls it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _equal_lengths(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

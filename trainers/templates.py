@@ -61,7 +61,10 @@ def _plain(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
 
 
 def _vicuna_v1(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
-    """Vicuna's, as LLaVA-1.5's second stage: 'SYSTEM USER: .. ASSISTANT: ..</s>USER: .. ASSISTANT: ..</s>'."""
+    """Vicuna's, as LLaVA-1.5's second stage: 'SYSTEM USER: .. ASSISTANT: ..</s>USER: .. ASSISTANT: ..</s>'.
+
+    A prompt ends with the colon, so the space after it is learnt, whether it is a token or the beginning of one.
+    """
     if tokenizer.eos_token is None:
         raise DataError("template vicuna_v1: the tokenizer has no end-of-sequence token to end replies with")
     text, learnt = _VICUNA_SYSTEM + " ", []
@@ -69,9 +72,9 @@ def _vicuna_v1(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
         if turn.role == "user":
             text += f"USER: {turn.text} ASSISTANT:"
         else:
-            text += " "
-            learnt.append((len(text), len(text) + len(turn.text) + len(tokenizer.eos_token)))
-            text += turn.text + tokenizer.eos_token
+            begin = len(text)
+            text += f" {turn.text}{tokenizer.eos_token}"
+            learnt.append((begin, len(text)))
     return _Text(text, tuple(learnt), bos=True)
 
 

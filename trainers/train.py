@@ -33,7 +33,7 @@ from trainers.cost import Shape, peak_flops, training_flops
 from trainers.data import check, read_manifest
 from trainers.features import FeatureCache
 from trainers.job import Job
-from trainers.model import Batch, MultimodalModel
+from trainers.model import Batch, MultimodalModel, without_future_warnings
 from trainers.order import Schedule
 from trainers.outbox import Outbox
 from trainers.templates import IGNORED
@@ -89,7 +89,8 @@ class _Run:
         groups = model.tune(self.stage.train, job.seed)
         self.rates = [group["lr"] for group in groups]
         if self.stage.gradient_checkpointing:
-            model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with without_future_warnings():
+                model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.bare: MultimodalModel = model.train()
         self.bare.vision.eval()
         self.batcher = self._batcher(model)
@@ -255,8 +256,7 @@ class _Run:
         if state["job"] != self.job.digest:
             raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
         self.bare.load_trainable(load_weights(folder))
-        kept = torch.load(folder / _OPTIMIZER, map_location=self.accelerator.device, weights_only=True)
-        self.optimizer.load_state_dict(kept)
+        self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True))
         self.progress = Progress(**state["progress"])
 
     def finish(self, result: Path) -> None:
