@@ -16,11 +16,10 @@ from trainers.outbox import Outbox
 from trainers.train import OUTBOX, RESULT, Watch, run_stage
 
 _LOOK = 2.0  # seconds between looks at how far the processes are
-_SHOWN = 20  # last lines of a log in an error
 
 
 def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -> Path:
-    """The committed result of a stage; see `run_stage`. Raises TrainingError with the log's last lines."""
+    """The committed result of a stage; see `run_stage`. Raises TrainingError with what the processes said."""
     if processes == 1:
         return run_stage(job, folder, watch)
     result, log = folder / RESULT, folder / "train.log"
@@ -45,8 +44,11 @@ def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -
             child.wait()
             raise
     if child.returncode or not committed(result):
-        last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:]
-        raise TrainingError(f"training in {processes} processes ended with {child.returncode}: {' | '.join(last)}")
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [line for line in lines if "rror:" in line] or lines[-1:]  # torchrun's own lines come after it
+        raise TrainingError(
+            f"training in {processes} processes failed: {told[-1] if told else 'no output'} (see {log})"
+        )
     return result
 
 

@@ -24,6 +24,7 @@ from trainers.connectors.base import Connector
 from trainers.images import content_seed
 from trainers.job import Tune
 from trainers.representation import VisionRepresentation, join
+from trainers.shard import assign
 from trainers.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
 
 PARTS = ("vision", "connector", "llm")
@@ -250,8 +251,7 @@ class MultimodalModel(nn.Module):
             if name not in own or own[name].shape != tensor.shape:
                 here = f"a shape of {tuple(own[name].shape)}" if name in own else "no such weight"
                 raise TrainingError(f"weights of another model: {name} {tuple(tensor.shape)}; this one has {here}")
-            with torch.no_grad():
-                own[name].copy_(tensor)
+            assign(own[name], tensor)
 
     def merge(self) -> set[str]:
         """Fold LoRA's matrices into the weights that they adapt. Returns the names of these weights."""

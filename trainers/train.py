@@ -36,6 +36,7 @@ from trainers.job import Job
 from trainers.model import Batch, MultimodalModel, without_future_warnings
 from trainers.order import Schedule
 from trainers.outbox import Outbox
+from trainers.shard import load_optimizer_state, optimizer_state, shard, whole
 from trainers.templates import IGNORED
 
 RESULT, OUTBOX = "result", "outbox.jsonl"
@@ -95,12 +96,16 @@ class _Run:
         self.bare.vision.eval()
         self.batcher = self._batcher(model)
         self.schedule = Schedule(self.batcher.manifest.lengths, self.stage.batch, job.seed, self.stage.epochs)
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.progress = Progress()
-        self.outbox = Outbox(folder / OUTBOX)
         words = round(self.batcher.manifest.lengths.mean() / _CHARACTERS)
         self.flops = training_flops(Shape.of(model), self.stage, words)
+        self.sharded = self.stage.shard and accelerator.num_processes > 1
+        if self.sharded:
+            groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay)
+        self.model = model if self.sharded else accelerator.prepare(model)
+        self.optimizer = accelerator.prepare(optimizer)
+        self.progress = Progress()
+        self.outbox = Outbox(folder / OUTBOX)
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
@@ -159,7 +164,7 @@ class _Run:
                     total += self._backward(batch, tokens)
         loss = float(accelerator.reduce(total, "sum")) / max(tokens, 1)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        norm = float(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf))
+        norm = float(whole(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             names = [self.batcher.manifest.name(int(i)) for i in self.schedule.global_batch(step)]
             raise TrainingError(
@@ -186,9 +191,12 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         """bf16 where it is asked for, and by default on a GPU."""
-        device = self.accelerator.device.type
-        wanted = self.stage.precision == "bf16" or (self.stage.precision == "auto" and device == "cuda")
-        return torch.autocast(device, torch.bfloat16, enabled=wanted)
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._half)
+
+    @property
+    def _half(self) -> bool:
+        precision = self.stage.precision
+        return precision == "bf16" or (precision == "auto" and self.accelerator.device.type == "cuda")
 
     def _backward(self, batch: Batch, tokens: int) -> torch.Tensor:
         """Loss summed over a micro-batch, its gradient that of the mean over the step's tokens."""
@@ -233,10 +241,12 @@ class _Run:
     def save(self) -> None:
         """Commit a checkpoint of this step."""
         self.accelerator.wait_for_everyone()
+        weights, inner = _gathered(self.bare.trainable()), self.optimizer.optimizer
+        optimizer = optimizer_state(self.model, inner) if self.sharded else inner.state_dict()
         if self.accelerator.is_main_process:
             with checkpoint.committing(checkpoint.step_folder(self.folder, self.progress.step)) as folder:
-                _write_weights(self.bare.trainable(), folder)
-                torch.save(self.optimizer.state_dict(), folder / _OPTIMIZER)
+                save_file(weights, folder / WEIGHTS)
+                torch.save(optimizer, folder / _OPTIMIZER)
                 state = {"job": self.job.digest, "progress": vars(self.progress), "labels": self.job.labels}
                 (folder / _STATE).write_text(json.dumps(state, indent=1))
             checkpoint.prune(self.folder, _KEEP)
@@ -256,15 +266,20 @@ class _Run:
         if state["job"] != self.job.digest:
             raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
         self.bare.load_trainable(load_weights(folder))
-        self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True))
+        optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
+        if self.sharded:
+            load_optimizer_state(self.model, self.optimizer.optimizer, optimizer)
+        else:
+            self.optimizer.load_state_dict(optimizer)
         self.progress = Progress(**state["progress"])
 
     def finish(self, result: Path) -> None:
         """Commit the result; its checkpoints are not needed any more."""
         self.accelerator.wait_for_everyone()
+        weights = _gathered(self.inherited | self.bare.trainable())
         if self.accelerator.is_main_process:
             with checkpoint.committing(result) as folder:
-                _write_weights(self.inherited | self.bare.trainable(), folder)
+                save_file(weights, folder / WEIGHTS)
                 about = {
                     "parts": self.job.parts.model_dump(mode="json"),
                     "train": {part: tune.model_dump() for part, tune in self.stage.train.items()},
@@ -279,8 +294,9 @@ class _Run:
         self.accelerator.free_memory()
 
 
-def _write_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
-    save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+def _gathered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Whole, on the CPU. All processes must ask together."""
+    return {name: whole(weight.detach()).cpu().contiguous() for name, weight in weights.items()}
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

@@ -1,0 +1,67 @@
+"""Weights, gradients and optimizer spread over processes (FSDP2), and gathered again for checkpoints.
+
+Checkpoints hold whole tensors, so a run may go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+Groups = list[dict[str, Any]]
+
+
+def shard(model: nn.Module, groups: Groups, processes: int, device: torch.device, half: bool) -> Groups:
+    """Shard a model in place: each of the language model's blocks by itself, the rest together.
+
+    half: compute in bf16; weights, gradients and their sums stay float32. Returns the optimizer's groups, whose weights
+    are other objects now.
+    """
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    kept = [[names[id(weight)] for weight in group["params"]] for group in groups]
+    mesh = init_device_mesh(device.type, (processes,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    llm: Any = model.llm
+    blocks = set(llm._no_split_modules or ())  # transformers' own list of what belongs together
+    for module in list(llm.modules()):
+        if type(module).__name__ in blocks:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    weights = dict(model.named_parameters())
+    return [{**group, "params": [weights[name] for name in own]} for group, own in zip(groups, kept, strict=True)]
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or gathered from all processes, which must all ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def assign(weight: torch.Tensor, value: torch.Tensor) -> None:
+    """Set a weight from a whole tensor, of which a sharded one takes its part."""
+    with torch.no_grad():
+        if isinstance(weight, DTensor):
+            value = distribute_tensor(value.to(weight.device, weight.dtype), weight.device_mesh, weight.placements)
+        weight.copy_(value)
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """By names of weights, whole, on the CPU; only the first process's is."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=isinstance(model, FSDPModule))
+    return get_optimizer_state_dict(model, optimizer, options=options)
+
+
+def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """What `optimizer_state` gave, on every process."""
+    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
