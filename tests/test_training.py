@@ -549,9 +549,10 @@ def test_killed_at_any_moment_and_resumed(
     assert sorted(path.name for path in folder.iterdir()) == ["lock", OUTBOX, RESULT]
 
 
-def test_two_processes_train_what_one_trains(world: World, forks: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_train_what_one_trains(world: World, forks: Any, tmp_path: Path, shard: bool) -> None:
     """Though one has text alone where the other has an image, and no sample at all at the end of an epoch."""
-    job = world.job(LORA, micro_batch=1, epochs=1)  # the last batch is one sample
+    job = world.job(LORA, micro_batch=1, epochs=1, shard=shard)  # the last batch is one sample
     assert finish(start(forks, job, tmp_path / "two", 2)) == [0, 0]
     assert_close(run_stage(job, tmp_path / "one"), tmp_path / "two" / RESULT)
     one, two = (Outbox(tmp_path / name / OUTBOX).read() for name in ("one", "two"))
@@ -605,8 +606,8 @@ def test_launch_trains_in_several_processes(world: World, tmp_path: Path) -> Non
 
 def test_launch_says_why_it_failed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nfor i in `seq 30`; do echo line $i; done\necho error: no such data >&2\nexit 3\n")
+    python.write_text("#!/bin/sh\necho first\necho error: no such data >&2\necho rank 1 ended\nexit 3\n")
     python.chmod(0o755)
     monkeypatch.setattr(launching.sys, "executable", str(python))
-    with pytest.raises(TrainingError, match=r"in 2 processes ended with 3: line 12 \| .* error: no such data$"):
+    with pytest.raises(TrainingError, match=r"in 2 processes failed: error: no such data \(see .*train.log\)$"):
         launch(world.job(CONNECTOR), tmp_path / "stage", 2)

@@ -86,8 +86,9 @@ class _Run:
     def __init__(self, job: Job, folder: Path, accelerator: Accelerator) -> None:
         self.job, self.stage, self.folder, self.accelerator = job, job.stage, folder, accelerator
         model = build_model(job.parts, accelerator.device)
-        self.inherited = restore(model, job.start) if job.start is not None else {}
-        groups = model.tune(self.stage.train, job.seed)
+        inherited = restore(model, job.start) if job.start is not None else {}
+        groups, trained = model.tune(self.stage.train, job.seed), model.trainable()
+        self.inherited = {name: weight for name, weight in inherited.items() if name not in trained}
         self.rates = [group["lr"] for group in groups]
         if self.stage.gradient_checkpointing:
             with without_future_warnings():
