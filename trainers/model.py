@@ -101,13 +101,9 @@ class MultimodalModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Sum of the cross-entropies of all supervised tokens. Divide by their number over all processes."""
         logits, targets = self._predict(batch)
-        loss = functional.cross_entropy(
+        return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        if not len(batch.seeds) or self._vision_tuned:  # a process without a gradient keeps the others waiting for ever
-            seeing = (weight for part in (self.vision, self.connector) for weight in part.parameters())
-            loss = loss + 0.0 * sum(weight.sum() for weight in seeing if weight.requires_grad)
-        return loss
 
     def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-likelihood of every supervised token, and where they are: (B, P) float and bool."""
@@ -129,6 +125,10 @@ class MultimodalModel(nn.Module):
     def _embed(self, batch: Batch) -> Tensor:
         """(B, T, llm width)"""
         words: Tensor = self.llm.get_input_embeddings()(batch.ids.clamp(min=0))
+        if not len(batch.seeds) or self._vision_tuned:
+            # Processes wait for each other's gradients, in the order of the graph: text alone must have the same.
+            seeing = (weight for part in (self.vision, self.connector) for weight in part.parameters())
+            words = words + 0.0 * sum(weight.sum() for weight in seeing if weight.requires_grad)
         if not len(batch.seeds):
             return words
         images = self._project(batch).to(words.dtype)
