@@ -286,6 +286,16 @@ def test_a_result_holds_what_all_stages_trained(world: World, tmp_path: Path) ->
     assert load_model(third).fingerprint == load_model(third).fingerprint
 
 
+def test_a_tuned_encoder_is_kept_too(world: World, tmp_path: Path) -> None:
+    tables = {mode: {"vision": Tune(mode=mode, lr=1e-3, rank=4)} | CONNECTOR for mode in ("full", "lora")}
+    for mode, table in tables.items():
+        result = run_stage(world.job(table), tmp_path / mode)
+        before = dict(load_model_untrained(result).named_parameters())
+        after = dict(load_model(result).named_parameters())
+        learnt = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+        assert learnt == {"vision", "connector"}
+
+
 def load_model_untrained(result: Path) -> MultimodalModel:
     from trainers.build import build_model
 

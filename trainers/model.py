@@ -138,11 +138,8 @@ class MultimodalModel(nn.Module):
         """(n, tokens, llm width)"""
         if batch.features:
             grid = join(batch.features, self.vision.joining)
-        elif self._vision_tuned:
-            grid = self.vision.encode(batch.views, batch.seeds)
         else:
-            with torch.no_grad():
-                grid = self.vision.encode(batch.views, batch.seeds)
+            grid = self.vision.encode(batch.views, batch.seeds)
         projected: Tensor = self.connector(grid.to(next(self.connector.parameters()).dtype))
         return projected
 

@@ -82,9 +82,8 @@ class Encoder(nn.Module):
         device = self.mean.device.type
         return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
-    @torch.no_grad()
     def encode(self, pixels: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """The features of a batch.
+        """The features of a batch, with a gradient only where weights want one: `freeze` is undone.
 
         pixels: (batch, 3, size, size) uint8.  seeds: (batch,) int64, each the image's `content_seed`.
         Returns (batch, *grid, width) in the encoder's precision, on its device.
