@@ -99,9 +99,9 @@ class StudyConfig:
 
 
 def shipped(kind: str) -> dict[str, Path]:
-    """Folders of acsearch's own `studies` package that hold this file, by name."""
+    """What acsearch's own `studies` package holds of this file, by its folder: "law_v1", "micro/truth"."""
     root = Path(str(resources.files("studies")))
-    return {path.parent.name: path for path in sorted(root.glob(f"*/{kind}"))}
+    return {path.parent.relative_to(root).as_posix(): path for path in sorted(root.rglob(kind))}
 
 
 def load_study(study: str) -> StudyConfig:
@@ -141,7 +141,7 @@ def blank_table(file: StudyFile, recipe: Recipe) -> Table:
         benchmarks=scales,
     )
     unknown = np.full((len(recipe.names), len(scales)), np.nan)
-    return Table(file.name, recipe.names, unknown, unknown, unknown[:, 0], sheet)
+    return Table(file.name, recipe.names, unknown, unknown, unknown[:, 0], unknown, sheet)
 
 
 def _absolute(given: str, file: Path, known: dict[str, Path]) -> str:

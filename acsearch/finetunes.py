@@ -73,7 +73,9 @@ class RecordedFinetunes:
     def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
         started = time.perf_counter()
         scores = dict(zip(self.table.benchmarks, self.table.scores[candidate].tolist(), strict=True))
-        return Observation(scores, time.perf_counter() - started)
+        known = zip(self.table.benchmarks, self.table.errors[candidate].tolist(), strict=True)
+        errors = {benchmark: error for benchmark, error in known if not math.isnan(error)}
+        return Observation(scores, time.perf_counter() - started, errors)
 
     def logs(self, candidate: int, trial: int | None) -> Path | None:
         return None

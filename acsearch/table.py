@@ -2,8 +2,9 @@
 
 A table is a CSV of one line per cell, `representation,benchmark,score,alignment,correspondence`, and a sheet beside it
 that says what the columns mean: which definitions of A and C, which LLM, which source, and the floor and ceiling of
-each benchmark. Correspondence may be left empty. Alignment may differ from benchmark to benchmark (as `A_cos` does);
-correspondence belongs to the encoder alone and may not.
+each benchmark. A sixth column, `standard_error`, may tell how sure each score is. Correspondence may be left empty.
+Alignment may differ from benchmark to benchmark (as `A_cos` does); correspondence belongs to the encoder alone and
+may not.
 
 Nothing here opens a file: `acsearch.config` does.
 """
@@ -25,6 +26,7 @@ COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence"
 UNSTATED = "unstated"
 LARGEST = 1e12  # of any number: far above all scores, and its square is still a float
 _OPTIONAL = "correspondence"
+_ERROR = "standard_error"  # a column that a table may have
 _LONGEST = 200  # characters of a name, so that it fits where MLflow and people look at it
 _RESERVED = "mean"  # as an objective it is the average of all benchmarks
 _ROUNDING = 1e-9  # relative; what differs by less is the same value
@@ -60,6 +62,7 @@ class Table:
     """Scores of N candidates on M benchmarks, every cell known.
 
     scores, alignment: (N, M).  correspondence: (N,), NaN where it is not known.
+    errors: (N, M) standard errors of the scores in points, NaN where they are not known.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Table:
     scores: NDArray[np.float64]
     alignment: NDArray[np.float64]
     correspondence: NDArray[np.float64]
+    errors: NDArray[np.float64]
     sheet: Sheet
 
     @property
@@ -108,6 +112,7 @@ class Table:
             scores=self.scores[index],
             alignment=self.alignment[index],
             correspondence=self.correspondence[index],
+            errors=self.errors[index],
         )
 
 
@@ -141,9 +146,8 @@ def parse_table(text: str, name: str, sheet: Sheet | None = None) -> Table:
                 f"every representation, so it cannot tell them apart; remove its lines"
             )
     table_sheet = _guess(benchmarks, scores) if sheet is None else _ordered(sheet, benchmarks, name)
-    table = Table(
-        name, representations, scores, alignment, _one_per_representation(cells, representations, name), table_sheet
-    )
+    correspondence = _one_per_representation(cells, representations, name)
+    table = Table(name, representations, scores, alignment, correspondence, column(_ERROR), table_sheet)
     _check_range(table, cells)
     if table_sheet.correspondence == "none" and not np.isnan(table.correspondence).all():
         raise TableError(f"{name}: its sheet says correspondence: none, but the table gives values")
@@ -176,7 +180,7 @@ def _read_cells(text: str, name: str) -> dict[tuple[str, str], dict[str, float]]
 
 def _check_header(header: list[str], name: str) -> None:
     doubled = sorted({column for column in header if header.count(column) > 1})
-    unknown = [column for column in header if column not in COLUMNS]
+    unknown = [column for column in header if column not in (*COLUMNS, _ERROR)]
     missing = [column for column in COLUMNS if column not in header]
     for what, columns in (("doubled", doubled), ("unknown", unknown), ("missing", missing)):
         if columns:
@@ -211,11 +215,15 @@ def _read_row(
     cells[key] = {"line": line}
     for column in COLUMNS[2:]:
         cells[key][column] = _number(row[column], column, where)
+    error = _number(row.get(_ERROR, ""), _ERROR, where)
+    if error < 0:
+        raise TableError(f"{where}, column {_ERROR}: {error:g} is negative")
+    cells[key][_ERROR] = error
 
 
 def _number(cell: str, column: str, where: str) -> float:
     if not cell.strip():
-        if column == _OPTIONAL:
+        if column in (_OPTIONAL, _ERROR):
             return math.nan
         raise TableError(f"{where}, column {column}: the cell is empty")
     try:

@@ -113,6 +113,16 @@ def test_the_order_of_columns_is_free(plain: Table, seed: int) -> None:
     assert_same(parse_table(written(rows(), tuple(columns)), "t.csv"), plain)
 
 
+def test_standard_errors_may_be_told(plain: Table) -> None:
+    assert np.isnan(plain.errors).all()
+    lines = [line | {"standard_error": "0.5" if place else ""} for place, line in enumerate(rows())]
+    table = parse_table(written(lines, (*COLUMNS, "standard_error")), "t.csv")
+    assert np.isnan(table.errors[0, 0])
+    assert np.nansum(table.errors) == 0.5 * (len(lines) - 1)
+    with pytest.raises(TableError, match=r"line 2, column standard_error: -1 is negative"):
+        parse_table(written([rows()[0] | {"standard_error": "-1"}], (*COLUMNS, "standard_error")), "t.csv")
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_lines_changes_the_order_of_rows_only(plain: Table, seed: int) -> None:
     lines = rows()
