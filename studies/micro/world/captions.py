@@ -11,7 +11,7 @@ from studies.micro.world.scene import Creature, Scene, Shape, Sign
 
 
 def captions(scene: Scene) -> str:
-    """A truthful caption of one to four short sentences: the things, their colours, some of the layout, the word."""
+    """A truthful caption of one to three short sentences: the things, their colours, the word, at times where it is."""
     dice = Dice("caption", scene.key)
     after: list[str] = []
     phrases = _groups(dice, scene.shapes)
@@ -23,8 +23,8 @@ def captions(scene: Scene) -> str:
     sentences = [say(dice, "scene", things=listing(phrases), background=scene.background)]
     if scene.background not in sentences[0].split():
         sentences.append(say(dice, "second", background=scene.background))
-    sentences += after
-    sentences.append(_layout(dice, scene))
+    if dice.chance(0.5):
+        sentences += after[:1] if after and dice.chance(0.7) else [_layout(dice, scene)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -50,7 +50,7 @@ def _groups(dice: Dice, shapes: tuple[Shape, ...]) -> list[str]:
 
 
 def _animal(dice: Dice, creature: Creature, after: list[str]) -> str:
-    """A noun phrase with one colour; `after` gets sentences on another part and perhaps a dot."""
+    """A noun phrase with one colour; `after` gets a sentence on another part."""
     first, second = dice.shuffled(tuple(creature.parts))[:2]
     if "body" in creature.parts and dice.chance(0.5):
         first, second = "body", first if first != "body" else second
@@ -61,8 +61,6 @@ def _animal(dice: Dice, creature: Creature, after: list[str]) -> str:
     else:
         told = f"{article(creature.species)} {creature.species} with {article(colour)} {colour} {first}"
     after.append(say(dice, "second colour", species=creature.species, part=second, colour=creature.parts[second]))
-    if creature.dots:
-        after.append(say(dice, "dotted", dot=dice.pick(creature.dots).colour, species=creature.species))
     return told
 
 

@@ -58,11 +58,10 @@ WORDING: dict[str, tuple[str, ...]] = {
         "a {background} image of {things} .",
         "here we see {things} .",
     ),
-    "second": ("the background is {background} .", "all of it is on {background} .", ""),
+    "second": ("the background is {background} .", "all of it is on {background} .", "", ""),
     "relation": ("the {thing} is {direction} the {other} .", "{direction} the {other} is the {thing} ."),
     "position": ("the {thing} is {place} .", "{place} is the {thing} ."),
     "second colour": ("its {part} is {colour} .", "the {species} has {a} {colour} {part} ."),
-    "dotted": ("{a} {dot} dot is on the {species} .", "the {species} has {a} {dot} dot .", "", ""),
     "sign": ("a sign that says {text}", "the {sort} {text} on a sign", "a sign with the {sort} {text}"),
     "nothing": ("an empty image",),
     # the complete description

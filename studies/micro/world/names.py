@@ -32,13 +32,10 @@ SHAPES: dict[str, str] = {  # with their plurals
     "ring": "rings",
 }
 TEXTURES = ("plain", "striped", "dotted", "checked")
-SIZES: dict[str, float] = {"small": 8.0, "large": 12.5}  # radius in pixels of a 96-pixel image
-NUMBERS = ("zero", "one", "two", "three", "four", "five")
+SIZES: dict[str, float] = {"small": 9.0, "large": 14.5}  # radius in pixels of a 96-pixel image
+NUMBERS = ("zero", "one", "two", "three", "four")
 DIGITS = tuple("0123456789")
-WORDS = (
-    "ant", "bell", "cup", "door", "egg", "fox", "gate", "hat", "ice", "jam",
-    "key", "lamp", "moon", "nut", "oak", "pie", "rug", "salt", "tent", "yak",
-)  # fmt: skip
+WORDS = ("ant", "bell", "cup", "door", "egg", "fox", "hat", "key", "moon", "yak")
 DOTS: dict[str, tuple[RGB, RGB]] = {"white": ((255, 255, 255), (0, 0, 0)), "black": ((0, 0, 0), (255, 255, 255))}
 SIDES = ("left", "right", "top", "bottom")
 DIRECTIONS = ("left", "right", "above", "below")

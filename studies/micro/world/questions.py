@@ -35,7 +35,7 @@ class Question:
 
 
 def questions(scene: Scene, kinds: Sequence[str] = KINDS) -> list[Question]:
-    """About ten questions of those kinds that the scene offers, in the order of the kinds; none is asked twice."""
+    """About six questions of those kinds that the scene offers, in the order of the kinds; none is asked twice."""
     asked: dict[str, Question] = {}
     for kind in kinds:
         for question in _ASK[kind](scene, Dice("questions", kind, scene.key)):
@@ -56,7 +56,7 @@ def _attribute(scene: Scene, dice: Dice) -> list[Question]:
             name, shape = dice.pick(named)
             template = "shape" if asks == "kind" else asks
             asked.append(_ask("attribute", template, getattr(shape, asks), thing=name))
-    del asked[3 if scene.creature is None else 2 :]
+    del asked[2 if scene.creature is None else 1 :]
     if scene.creature and dice.chance(0.3):
         asked.append(_ask("attribute", "animal", scene.creature.species))
     elif dice.chance(0.15):
@@ -65,8 +65,8 @@ def _attribute(scene: Scene, dice: Dice) -> list[Question]:
 
 
 def _count(scene: Scene, dice: Dice) -> list[Question]:
-    """Two counts, one where there is a creature. High counts are rare, so the higher, the likelier asked."""
-    if not scene.shapes and dice.chance(0.7):
+    """One count, where there is no creature. High counts are rare, so the higher, the likelier asked."""
+    if scene.creature:
         return []
     options = [_ask("count", "shapes", names.NUMBERS[len(scene.shapes)])]
     for template, attribute, slot, values in (
@@ -81,17 +81,11 @@ def _count(scene: Scene, dice: Dice) -> list[Question]:
     by_answer: dict[str, list[Question]] = {}
     for option in options:
         by_answer.setdefault(option.answer, []).append(option)
-    asked = []
-    for _ in range(1 if scene.creature else 2):
-        answers = [answer for answer, left in by_answer.items() if left]
-        answer = dice.weighted(answers, [_COUNT_WEIGHTS[answer] for answer in answers])
-        question = dice.pick(by_answer[answer])
-        by_answer[answer].remove(question)
-        asked.append(question)
-    return asked
+    answers = list(by_answer)
+    return [dice.pick(by_answer[dice.weighted(answers, [_COUNT_WEIGHTS[answer] for answer in answers])])]
 
 
-_COUNT_WEIGHTS = {"zero": 0.35, "one": 0.9, "two": 2.2, "three": 5.0, "four": 15.0, "five": 15.0}
+_COUNT_WEIGHTS = {"zero": 0.35, "one": 0.7, "two": 2.0, "three": 5.0, "four": 12.0}
 
 
 def _relation(scene: Scene, dice: Dice) -> list[Question]:
@@ -112,7 +106,7 @@ def _relation(scene: Scene, dice: Dice) -> list[Question]:
         if options[template]:
             asked.append(dice.pick(options[template]))
             options[template].remove(asked[-1])
-    return asked[: 1 if scene.creature else 2]
+    return asked[:1]
 
 
 def _alone(scene: Scene, shape: Shape, way: str, other: object) -> bool:

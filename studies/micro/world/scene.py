@@ -1,7 +1,8 @@
 """What is in an image, and how a scene is made from a seed.
 
-A scene holds up to five shapes, perhaps a creature (with up to two small dots that mark a keypoint each) and perhaps
-a sign with a word or a digit. Nothing overlaps. Coordinates are pixels; the long side of an image is 96.
+A scene holds one to four shapes, or a creature (with up to two small dots that mark a keypoint each) and perhaps a
+shape; and perhaps a sign with a word or a digit. Nothing overlaps. Coordinates are pixels; the long side of an image is
+96.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from studies.micro.world.creatures import GENES, SPECIES
 from studies.micro.world.dice import Dice
 from studies.micro.world.pose import Box, Pose, extent, placed
 
-WORLD_VERSION = 1  # raise it with every change of what a seed gives
+WORLD_VERSION = 2  # raise it with every change of what a seed gives
 LONG_SIDE = 96
 FRAMES = ((96, 96), (96, 72), (72, 96))  # width, height
 _TRIES = 60
@@ -113,7 +114,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
     key = f"{seed}/{split}/{index}"
     dice = Dice(WORLD_VERSION, "scene", key)
     width, height = dice.pick(FRAMES)
-    has_creature, has_sign = dice.chance(0.5), dice.chance(0.5)
+    has_creature, has_sign = dice.chance(0.5), dice.chance(0.4)
     taken: list[Box] = []
     creature = _grow(dice, dice.pick(tuple(SPECIES)), width, height) if has_creature else None
     if creature:
@@ -192,11 +193,11 @@ def _near(a: Box, b: Box) -> bool:
 
 
 def _sign(dice: Dice, width: int, height: int, taken: list[Box]) -> Sign | None:
-    """A word or a digit on a plate. Letters are 11 to 15 pixels tall, digits 13 to 22, smaller if room is short."""
+    """A word or a digit on a plate. Letters are 13 to 16 pixels tall, digits 15 to 22, smaller if room is short."""
     digit = dice.chance(0.4)
     text = dice.pick(names.DIGITS if digit else names.WORDS)
     font, dark = dice.pick(names.FONTS), dice.chance(0.5)
-    pixels = 18 + dice.below(13) if digit else 16 + dice.below(6)
+    pixels = 21 + dice.below(10) if digit else 18 + dice.below(5)
     while pixels >= 12:
         left, top, right, bottom = fonts.extent(text.upper(), font, pixels)
         box = _place(dice, width, height, (right - left + 7, bottom - top + 7), taken)
@@ -208,7 +209,7 @@ def _sign(dice: Dice, width: int, height: int, taken: list[Box]) -> Sign | None:
 
 def _shapes(dice: Dice, width: int, height: int, taken: list[Box], *, few: bool) -> tuple[Shape, ...]:
     """Shapes of their own, or a crowd of one kind or one colour, which makes high counts as likely as low ones."""
-    count = dice.weighted(range(4), (0.2, 0.3, 0.3, 0.2)) if few else 1 + dice.weighted(range(5), (1, 2, 2, 2.5, 4))
+    count = dice.below(2) if few else 1 + dice.weighted(range(4), (2, 3, 3, 4))
     crowd = dice.weighted(("none", "kind", "colour"), (0.4, 0.3, 0.3))
     kind, colour = dice.pick(tuple(names.SHAPES)), dice.pick(tuple(names.COLOURS))
     shapes: list[Shape] = []
