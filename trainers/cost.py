@@ -89,7 +89,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 def encoder_flops(encoder: Any) -> float:
     """Operations of an encoder on one image, counted."""
-    device = next(iter(encoder.parameters()), torch.empty(0, device="meta")).device
+    device = encoder.mean.device  # a buffer that every encoder has, also one without weights
     pixels = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8, device=device)
     return _counted(lambda: encoder.encode(pixels, torch.zeros(1, dtype=torch.long, device=device)))
 

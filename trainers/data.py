@@ -24,6 +24,7 @@ from trainers.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Tokens, Turn
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
 _SHOWN = 5  # problems that an error lists
+_KEPT = 8192  # samples whose tokens are kept, once made
 
 
 class Rows(Protocol):
@@ -113,6 +114,7 @@ class Manifest:
     def __init__(self, path: Path, rows: Rows) -> None:
         self.path = path
         self._rows = rows
+        self._coded: dict[tuple[int, str, int, int, int], Tokens] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -156,6 +158,9 @@ class Manifest:
 
         Raises DataError naming the sample: no supervised token is left, or image and `<image>` do not match.
         """
+        key = (index, template, id(tokenizer), image_tokens, longest)
+        if key in self._coded:
+            return self._coded[key]
         turns = self.turns(index)
         try:
             tokens = encode(template, turns, tokenizer)
@@ -171,6 +176,8 @@ class Manifest:
         if (tokens.labels[1:] == IGNORED).all():
             reason = f"no supervised token within {longest} positions (template {template})"
             raise self._problem(index, f"{reason}; nothing would be learnt from it")
+        if len(self._coded) < _KEPT:
+            self._coded[key] = tokens
         return tokens
 
     @cached_property

@@ -44,7 +44,7 @@ class Sizes:
     captions: int = 1200
     heldout: int = 100
     instruct: int = 1500
-    per_benchmark: int = 150
+    per_benchmark: int = 200
     pairs: int = 300
     pair_images: int = 60
 
