@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def start(
     study: Annotated[
         str, typer.Argument(metavar="[STUDY]", help="A folder with a study.yaml, or a shipped name.")
-    ] = "law_v1",
+    ] = "micro",
     budget: Annotated[int, typer.Option(help="Finetunes that may be started, whoever resumes.")] = 4,
     name: Annotated[str | None, typer.Option(help="Name of this run of the study; default: the study's own.")] = None,
     objective: Annotated[str | None, typer.Option(help="mean, or a benchmark; default: as the study says.")] = None,

@@ -16,7 +16,7 @@ from acsearch.snapshot import Snapshot, Step
 
 
 def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """All candidates by expected objective: interval, P(best), P(top 3), the score where finetuned, A and C.
+    """All candidates by expected objective: interval, P(best), P(top 3), its error where finetuned, A and C.
 
     Before all of them are scored: in the study's order, with the A and C that are known.
     """
@@ -46,6 +46,7 @@ def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
                 "p_best": float(advice.p_best[row]),
                 "p_top3": float(advice.p_top3[row]),
                 "finetuned": row in scores,
+                "standard_error": snapshot.error(scores[row]) if row in scores else None,
                 "A": float(table.alignment[row] @ snapshot.weights),
                 "C": None if math.isnan(table.correspondence[row]) else float(table.correspondence[row]),
             }
@@ -54,8 +55,10 @@ def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def interval(row: dict[str, Any]) -> str:
-    """The 80 % interval of a row of the ranking; nothing for a candidate that was finetuned, whose score is known."""
-    return "" if row["finetuned"] else f"{row['low_80']:.2f} to {row['high_80']:.2f}"
+    """The 80 % interval of a row of the ranking; of a candidate that was finetuned, its score's standard error."""
+    if row["finetuned"]:
+        return "" if row["standard_error"] is None else f"± {row['standard_error']:.2f}"
+    return f"{row['low_80']:.2f} to {row['high_80']:.2f}"
 
 
 def law_sheet(snapshot: Snapshot, step: Step) -> dict[str, Any]:
@@ -109,6 +112,8 @@ def caveats(snapshot: Snapshot) -> list[str]:
         "Each candidate is finetuned once; how much a second run would differ is assumed, not measured "
         f"(sd {snapshot.prior.noise:g} of a benchmark's scale).",
     ]
+    if any(snapshot.error(record) for record in snapshot.finished):
+        notes.append("± is a finetuned score's standard error: another set of as many questions would differ by that.")
     if not sheet.stated:
         notes.insert(
             0, "No sheet describes this table: definitions are unknown and each benchmark's scale was guessed."

@@ -122,6 +122,14 @@ class Snapshot:
         assert record.objective is not None
         return float(self.display(np.array(record.objective)))
 
+    def error(self, record: FinetuneRecord) -> float | None:
+        """Standard error of `shown`, from the benchmarks' samples; None where a benchmark gives none."""
+        known = [record.errors.get(name) for name in self.table.benchmarks]
+        errors = np.array([np.nan if error is None else error for error in known]) / self.table.span
+        share = float(np.sqrt(np.sum((self.weights * errors)[self.weights > 0] ** 2)))
+        high, low = self.display(np.array([share, 0.0]))
+        return None if np.isnan(share) else float(high - low)
+
     @property
     def best(self) -> FinetuneRecord | None:
         """The finished finetune with the highest objective, the first of equals."""
