@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # .venv is ours: without compiled modules ever
 .PHONY: study test lint setup clean
 
 study: setup
-	$(BIN)/acsearch study start law_v1 --budget 4 --resume
+	$(BIN)/acsearch study start --budget 4 --resume
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -234,9 +234,10 @@ def _run(home: Home, study: Study, record: Record) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch import console
     from acsearch.finetunes import make_finetunes
+    from acsearch.parallel import scoring
 
     finetunes = make_finetunes(study.source, home.work)
-    with console.progress(study) as watch:
+    with console.progress(study) as watch, scoring(home, study, finetunes.parallel):
         study.note_runs(record.record(study.snapshot(), finetunes))
 
         def recorded(event: Event) -> None:

@@ -163,7 +163,8 @@ def load_table(table: str) -> Table:
     """Read a table from a CSV file, a folder with a `table.csv`, or by the name of a shipped one. Raises TableError."""
     path = _locate(table, "table.csv", "table")
     sheet_path = path.with_suffix(".yaml")
-    name = path.resolve().parent.name if path.name == "table.csv" else path.name
+    alone = path.resolve().parent.name if path.name == "table.csv" else path.name
+    name = next((name for name, place in shipped("table.csv").items() if place == path), alone)
     sheet = None
     if sheet_path.exists():
         described = read_yaml(sheet_path, TableSheet)

@@ -135,11 +135,11 @@ def progress(study: Study) -> Iterator[Watch]:
     )
     if before.finished:
         _console.print(f"{len(before.finished)} of {before.budget} finetunes are done already.")
-    doing = ""
+    doing, scored = "", int(np.isfinite(before.table.alignment[:, 0]).sum())
     with waiting("starting") as spinner:
 
         def watch(event: Event) -> None:
-            nonlocal doing
+            nonlocal doing, scored
             name = escape(event.representation)
             if event.kind == "doing":
                 spinner.update(f"{doing}: {escape(event.text)}")
@@ -147,7 +147,8 @@ def progress(study: Study) -> Iterator[Watch]:
                 doing = f"scoring {name}"
                 spinner.update(doing)
             elif event.kind == "scored":
-                _print_scored(study.snapshot().table, event.trial)
+                scored += 1
+                _print_scored(study.snapshot().table, event.trial, scored)
                 spinner.update("choosing the first candidate")
             elif event.kind == "waiting":
                 _console.print(
@@ -174,9 +175,8 @@ def progress(study: Study) -> Iterator[Watch]:
         yield watch
 
 
-def _print_scored(table: Table, row: int) -> None:
+def _print_scored(table: Table, row: int, done: int) -> None:
     a, c = float(table.alignment[row].mean()), float(table.correspondence[row])
-    done = int(np.isfinite(table.alignment[:, 0]).sum())
     shown = "" if math.isnan(c) else f"   C {c:.1f}"
     _console.print(
         f"  scored {done} of {len(table.representations)}  {escape(table.representations[row])}   A {a:.3f}{shown}"
@@ -233,8 +233,8 @@ def summary(snapshot: Snapshot) -> None:
     """The closing summary: recommendation, ranking, cost."""
     if not snapshot.is_scored:
         _console.print(f"\nStudy [bold]{escape(snapshot.name)}[/]: its candidates are still being scored\n")
-        for scored in np.flatnonzero(np.isfinite(snapshot.table.alignment[:, 0])).tolist():
-            _print_scored(snapshot.table, scored)
+        for done, scored in enumerate(np.flatnonzero(np.isfinite(snapshot.table.alignment[:, 0])).tolist(), 1):
+            _print_scored(snapshot.table, scored, done)
         return
     grid = _grid("representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned")
     order = {record.candidate: place for place, record in enumerate(snapshot.finished, 1)}

@@ -44,7 +44,13 @@ class Observation:
 
 
 class Finetunes(Protocol):
-    """What a study can score and finetune. Both take up where they were interrupted when they are called again."""
+    """What a study can score and finetune. Both take up where they were interrupted when they are called again.
+
+    parallel: how many candidates to score at a time, each in a process of its own.
+    """
+
+    @property
+    def parallel(self) -> int: ...
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
         """Measure a candidate's A and C."""
@@ -64,6 +70,7 @@ class RecordedFinetunes:
     """Finetunes that somebody ran before, looked up in a table."""
 
     table: Table
+    parallel: int = 1
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
         correspondence = float(self.table.correspondence[candidate])

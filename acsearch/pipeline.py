@@ -18,7 +18,8 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,19 @@ class Pipeline:
         self._say: Say = lambda text: None
         self._visions: dict[Representation, VisionRepresentation] = {}
 
+    @property
+    def parallel(self) -> int:
+        return self.recipe.parallel
+
     # -- a candidate's way ---------------------------------------------------------------------------------------------
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
         """C from the encoders' features alone; then stage 1, the connector; then A."""
         self._say, started = say, time.perf_counter()
         representation = self.recipe.representations[candidate]
-        c = self._correspondence(representation) if self.recipe.correspondence else {"value": None}
-        a = self._alignment(representation, self._train(self._align_job(representation), "connector"))
+        with _share_of_cores(self.parallel):
+            c = self._correspondence(representation) if self.recipe.correspondence else {"value": None}
+            a = self._alignment(representation, self._train(self._align_job(representation), "connector"))
         details = {f"A/{key}": value for key, value in a.items()} | {f"C/{key}": value for key, value in c.items()}
         return CandidateScores(
             alignment=(a["value"],) * len(self.recipe.benchmarks),
@@ -295,6 +301,17 @@ class Pipeline:
         arrays = (pairs.sizes, pairs.source, pairs.target, pairs.source_points, pairs.target_points, pairs.boxes)
         groups = [] if pairs.geometry is None else [pairs.geometry.tobytes().hex()]
         return _digest([array.tobytes().hex() for array in arrays] + groups + [_digest_of(p) for p in pairs.images])
+
+
+@contextmanager
+def _share_of_cores(parallel: int) -> Iterator[None]:
+    """The threads of one process among several. Sums depend on their number, so it is the same all through a study."""
+    whole = torch.get_num_threads()
+    torch.set_num_threads(max(1, whole // parallel))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(whole)
 
 
 _digests: dict[tuple[str, int, int], str] = {}

@@ -77,7 +77,10 @@ class Hardware(_Strict):
 
 
 class Recipe(_Strict):
-    """connector: of candidates that name none.  processes: of one training run, for instance one per GPU."""
+    """connector: of candidates that name none.  processes: of one training run, for instance one per GPU.
+
+    parallel: candidates scored at a time. They share the machine's cores; for tiny models, that use two of them badly.
+    """
 
     candidates: tuple[str, ...] = Field(min_length=2)
     encoders: tuple[_Name, ...] = ()
@@ -94,6 +97,7 @@ class Recipe(_Strict):
     benchmarks: tuple[str, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
     processes: int = Field(default=1, ge=1)
+    parallel: int = Field(default=1, ge=1)
     hardware: Hardware | None = None
     seed: int = Field(default=0, ge=0)
 
@@ -140,4 +144,4 @@ class Recipe(_Strict):
     @property
     def digest(self) -> str:
         """sha256 of all that the study's numbers depend on."""
-        return hashlib.sha256(self.model_dump_json(exclude={"processes", "hardware"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"processes", "parallel", "hardware"}).encode()).hexdigest()

@@ -137,7 +137,7 @@ class Study:
 
     def run(self, finetunes: Finetunes, watch: Watch) -> None:
         """Spend what is left of the budget, one finetune after the other; taking up what a dead controller left."""
-        self._score_all(finetunes, watch)
+        self.score(finetunes, watch)
         while True:
             with self._next_trial(watch) as trial:
                 if trial is None:
@@ -159,23 +159,24 @@ class Study:
     def _runs(self) -> dict[str, str]:
         return dict(self._study.user_attrs.get(_RUNS, {}))
 
-    def _score_all(self, finetunes: Finetunes, watch: Watch) -> None:
+    def score(self, finetunes: Finetunes, watch: Watch) -> None:
         """Measure A and C of every candidate that has none yet; those that another controller is at come last."""
-        names = self._pool.representations
+        names, told = self._pool.representations, set(range(len(self._pool.representations))) - set(self.unscored)
         for wait in (False, True):
-            for row in self._unscored():
+            for row in self.unscored:
                 with ExitStack() as claim:
                     lock = f"{_SCORE}{row}"
                     if wait:
                         claim.enter_context(self.locks.exclusive(lock))
                     elif not claim.enter_context(self.locks.claim(lock)):
                         continue
-                    if row not in self._unscored():  # somebody was quicker
-                        continue
-                    watch(Event("scoring", row, names[row]))
-                    scores = finetunes.score(row, partial(self._say, watch, row, names[row]))
-                    self._study.set_user_attr(lock, asdict(scores))
-                watch(Event("scored", row, names[row]))
+                    if row in self.unscored:  # else somebody was quicker
+                        watch(Event("scoring", row, names[row]))
+                        scores = finetunes.score(row, partial(self._say, watch, row, names[row]))
+                        self._study.set_user_attr(lock, asdict(scores))
+                for done in sorted(set(range(len(names))) - set(self.unscored) - told):
+                    told.add(done)
+                    watch(Event("scored", done, names[done]))
 
     def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
         watch(Event("doing", number, name, text=text))
@@ -277,7 +278,9 @@ class Study:
             self._scored = table  # nothing is measured twice
         return self._scored
 
-    def _unscored(self) -> list[int]:
+    @property
+    def unscored(self) -> list[int]:
+        """Candidates whose A is not known yet."""
         return np.flatnonzero(np.isnan(self._table.alignment[:, 0])).tolist()
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,8 +182,10 @@ def in_evaluation(home: Path) -> bool:
 def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
     study: Path, undisturbed: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:
-    """Stage 1, then stage 2 (the fourth stage to begin), then evaluation."""
-    todo = ["start", str(study), "--budget", "2"]
+    """Stage 1, then stage 2 (the fourth stage to begin), then evaluation. Who scored what is all the same."""
+    two = shutil.copytree(study, tmp_path / "two")
+    (two / "study.yaml").write_text(f"{STUDY}  parallel: 2\n")
+    todo = ["start", str(two), "--budget", "2"]
     for moment in (in_stage(1), in_stage(4), in_evaluation):
         process = subprocess.Popen(
             command("study", *todo), env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -54,7 +54,7 @@ def test_files_that_are_linked_exist() -> None:
 
 def test_make_and_ci_run_what_the_readme_says() -> None:
     make = subprocess.run(["make", "-n", "study", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "acsearch study start law_v1 --budget 4" in make
+    assert "acsearch study start --budget 4" in make
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
