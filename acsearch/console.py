@@ -200,26 +200,35 @@ def plan(plan: Plan) -> None:
             _count(one.weights),
             _hours(one.align.hours),
             _hours(one.finetune.hours),
-            f"{max(one.align.memory_gb, one.finetune.memory_gb):.3g} GB",
+            _size(max(one.align.memory_gb, one.finetune.memory_gb)),
         )
     _wide.print(grid)
-    total, gpus = plan.scoring + plan.finetuning, hardware.gpus
-    whole = plan.scoring + plan.everything
+    total, whole = plan.scoring + plan.finetuning, plan.scoring + plan.everything
+
+    def spent(hours: float) -> str:
+        return f", {hours * hardware.gpus:.3g} GPU-hours" if hardware.kind == "GPU" else ""
+
     _console.print(
         f"\n  score all candidates     {_hours(plan.scoring)}   (correspondence, stage 1, alignment)"
         f"\n  finetune {plan.budget:<15} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
-        f"\n  in all                   {_hours(total)}, {total * gpus:.3g} GPU-hours; finetuning every candidate: "
-        f"{_hours(whole)}, {whole * gpus:.3g} GPU-hours"
-        f"\n  memory                   {plan.memory_gb:.3g} GB of {hardware.memory_gb:.3g} GB per process"
-        f"\n  disk                     {plan.disk_gb:.3g} GB"
-        f"\n\n  [dim]Reckoned from shapes, at that share of the peak; evaluation comes on top.[/]"
+        f"\n  in all                   {_hours(total)}{spent(total)}; finetuning every candidate: "
+        f"{_hours(whole)}{spent(whole)}"
+        f"\n  memory                   {_size(plan.memory_gb)} of {_size(hardware.memory_gb)} per process"
+        f"\n  disk                     {_size(plan.disk_gb)}"
+        f"\n\n  [dim]Reckoned from shapes, at that share of the peak; evaluation and libraries (1 GB) come on top.[/]"
     )
     if plan.memory_gb > hardware.memory_gb:
         _console.print("  [yellow]It will not fit[/]: lower micro_batch, set gradient_checkpointing or shard: true")
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.3g} min"
+    if hours >= 1:
+        return f"{hours:.3g} h"
+    return f"{60 * hours:.3g} min" if hours >= 1 / 60 else f"{3600 * hours:.2g} s"
+
+
+def _size(gigabytes: float) -> str:
+    return f"{gigabytes:.3g} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.0f} MB"
 
 
 def _count(number: float) -> str:

@@ -143,7 +143,7 @@ def this_machine() -> Hardware:
     tflops = count * 2 * 512**3 / (time.perf_counter() - began) / 1e12
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     name = f"this machine's CPU, {torch.get_num_threads()} threads"
-    return Hardware(name=name, gpus=1, tflops=tflops, memory_gb=memory, utilisation=_SHARE)
+    return Hardware(name=name, kind="CPU", gpus=1, tflops=tflops, memory_gb=memory, utilisation=_SHARE)
 
 
 def _expect(recipe: Recipe, stage: Stage, home: Path) -> Expect:

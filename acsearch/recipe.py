@@ -66,10 +66,11 @@ class Evaluation(_Strict):
 class Hardware(_Strict):
     """What a plan reckons with; without it, with this machine. tflops: dense bf16 peak of one GPU.
 
-    utilisation: the share of it that training reaches.
+    utilisation: the share of it that training reaches.  kind: what there are `gpus` of.
     """
 
     name: str
+    kind: Literal["GPU", "CPU"] = "GPU"
     gpus: int = Field(ge=1)
     tflops: float = Field(gt=0)
     memory_gb: float = Field(gt=0)

@@ -11,8 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from mlflow import MlflowClient
+
+from acsearch.config import load_study
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHOWN = re.search(r"```text\n(Study micro:.*?)```", README, re.DOTALL)[1]  # type: ignore[index]
@@ -92,6 +96,19 @@ def test_pretraining_shows_where_the_study_looks(found: dict[str, Any]) -> None:
     others = [aligned[f"{name}@64"] for name in ("dino-s8", "mae-s8", "denoiser-s8")]
     assert min(taught) > max(others) > min(others) > aligned["untrained-s8@64"]
     assert max(finetune["objective"] for finetune in found["finetunes"]) > 8  # percent of the way from floor to ceiling
+
+
+def test_the_plan_expects_what_the_study_made(folder: Path, found: dict[str, Any]) -> None:
+    (data,) = (folder / "acsearch-runs" / "work" / "data").glob("[!.]*/")
+    training = load_study("micro").file.training
+    assert training is not None
+    for stage in (training.align, training.finetune):
+        assert stage.expect is not None
+        assert stage.expect.samples == pq.read_metadata(data / stage.data).num_rows
+    plan = json.loads(acsearch(folder, "study plan micro --json").stdout)
+    assert len(plan["candidates"]) == 14
+    assert 0 < plan["scoring"] < 1  # hours
+    assert "GPU-hours" not in acsearch(folder, "study plan micro").stdout or torch.cuda.is_available()
 
 
 def test_a_second_start_says_what_there_is(folder: Path, found: dict[str, Any]) -> None:
