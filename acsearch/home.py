@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acsearch.errors import StudyError
-from acsearch.locks import Locks
+from acsearch.locks import Claims, Locks
 
 if TYPE_CHECKING:
     import optuna
@@ -62,18 +62,31 @@ class Home:
                 if not create:
                     raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
                 _create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
-            options = {"connect_args": {"timeout": 60}} if file is not None else {}
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
+            if file is not None:
+                return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+            from acsearch.leases import alone
+
+            options = {"pool_pre_ping": True}
+            engine = sqlalchemy.create_engine(url, **options)
+            with alone(engine):
+                return optuna.storages.RDBStorage(url, engine_kwargs=options)
         except ImportError as error:
             raise StudyError(f"--storage {_shown(url)}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise StudyError(f"--storage {_shown(url)}: not a study storage: {reason[0]}") from error
 
-    def locks(self, study: str) -> Locks:
-        """The locks of a study: beside an SQLite storage, else under the home folder."""
+    def locks(self, study: str) -> Claims:
+        """Who works on what in a study: locks beside an SQLite storage, leases in a database server."""
         file = _sqlite_file(self.storage_url, "--storage", "studies")
-        return Locks((self.folder / "locks" if file is None else _lock_folder(file)) / study)
+        if file is not None:
+            return Locks(_lock_folder(file) / study)
+        import sqlalchemy
+
+        from acsearch.leases import TERM, Leases
+
+        term = float(os.environ.get("ACSEARCH_LEASE_SECONDS", TERM))
+        return Leases(sqlalchemy.create_engine(self.storage_url, pool_pre_ping=True), study, term)
 
     def open_record(self, study: str) -> Record:
         """The MLflow record. Raises StudyError when the server or store cannot be used."""

@@ -1,17 +1,37 @@
 """Who works on what, on one machine: locks that the operating system frees the moment their owner dies.
 
 A lock is a file held with `flock`, so `kill -9` releases it and nothing needs to expire or be cleaned up. They lie
-beside the study's storage, where every controller of that storage finds the same ones. Several machines need leases
-in the storage itself; until those exist, one machine at a time may work on a study.
+beside the study's SQLite storage, where every controller of that storage finds the same ones. Studies in a database
+server, which several machines may work on, have `acsearch.leases`.
 """
 
 from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
+
+
+class Claims(Protocol):
+    """What says who works on what."""
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Wait until nobody else works on this, and hold it."""
+        ...
+
+    def claim(self, name: str) -> AbstractContextManager[bool]:
+        """Hold this if nobody else does; yields whether it is ours."""
+        ...
+
+    def held(self, name: str) -> bool:
+        """Whether somebody works on this."""
+        ...
+
+    def confirm(self, *, ask: bool = True) -> None:
+        """Raises StudyError when something that we held has been taken over. ask: really, or by what is known."""
+        ...
 
 
 class Locks:
@@ -37,6 +57,9 @@ class Locks:
                 yield False
             else:
                 yield True
+
+    def confirm(self, *, ask: bool = True) -> None:
+        """A lock is ours as long as we live."""
 
     def _file(self, name: str) -> TextIO:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from acsearch.config import NAME, Source, StudyConfig, StudyFile, load_prior, lo
 from acsearch.errors import ConfigError, StudyError
 from acsearch.finetunes import Finetunes, Observation, is_scored, with_scores
 from acsearch.law import Features
-from acsearch.locks import Locks
+from acsearch.locks import Claims
 from acsearch.policies import make_policy, resolve
 from acsearch.prior import Prior
 from acsearch.sampler import PARAMETER, SCORES, CandidateSampler
@@ -68,7 +68,7 @@ Part = TypeVar("Part", Table, Prior)
 class Study:
     """A study in a storage. Made by `Study.start` or `Study.open`."""
 
-    def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Locks) -> None:
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Claims) -> None:
         self._study = optuna.load_study(study_name=name, storage=storage)
         self.name = name
         self.locks = locks
@@ -81,7 +81,7 @@ class Study:
     def start(
         cls,
         storage: optuna.storages.BaseStorage,
-        locks: Locks,
+        locks: Claims,
         *,
         name: str,
         config: StudyConfig,
@@ -117,7 +117,7 @@ class Study:
         return cls(storage, name, locks)
 
     @classmethod
-    def open(cls, storage: optuna.storages.BaseStorage, locks: Locks, name: str) -> Study:
+    def open(cls, storage: optuna.storages.BaseStorage, locks: Claims, name: str) -> Study:
         """Raises StudyError, naming the studies there are, when there is none of this name."""
         if not exists(storage, name):
             names = [summary.study_name for summary in summaries(storage)]
@@ -173,12 +173,14 @@ class Study:
                     if row in self.unscored:  # else somebody was quicker
                         watch(Event("scoring", row, names[row]))
                         scores = finetunes.score(row, partial(self._say, watch, row, names[row]))
+                        self.locks.confirm()
                         self._study.set_user_attr(lock, asdict(scores))
                 for done in sorted(set(range(len(names))) - set(self.unscored) - told):
                     told.add(done)
                     watch(Event("scored", done, names[done]))
 
     def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
+        self.locks.confirm(ask=False)
         watch(Event("doing", number, name, text=text))
 
     @contextmanager
@@ -230,6 +232,7 @@ class Study:
         table = self._table
         values = np.array([observation.scores[name] for name in table.benchmarks])
         scaled = (values - table.floor) / table.span
+        self.locks.confirm()
         trial.set_user_attr(_POINTS, observation.scores)
         trial.set_user_attr(_ERRORS, observation.errors)
         trial.set_user_attr(_SECONDS, observation.seconds)
@@ -352,7 +355,7 @@ def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> Non
     make_policy(file.policy, prior)
 
 
-def check_free(storage: optuna.storages.BaseStorage, locks: Locks, name: str) -> None:
+def check_free(storage: optuna.storages.BaseStorage, locks: Claims, name: str) -> None:
     """Raises StudyError when a study of this name exists, saying how to go on with it."""
     if exists(storage, name):
         there = Study(storage, name, locks).snapshot()

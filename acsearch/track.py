@@ -26,7 +26,7 @@ from acsearch import __version__
 from acsearch.errors import StudyError
 from acsearch.figures import figures
 from acsearch.finetunes import Finetunes
-from acsearch.locks import Locks
+from acsearch.locks import Claims
 from acsearch.report import law_sheet, markdown
 from acsearch.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.views import experiment_tags, saved_views
@@ -48,7 +48,7 @@ _STATUS = {"running": "RUNNING", "complete": "FINISHED", "interrupted": "RUNNING
 class Record:
     """The record of one study on one tracking server."""
 
-    def __init__(self, uri: str, artifacts: Path | None, locks: Locks) -> None:
+    def __init__(self, uri: str, artifacts: Path | None, locks: Claims) -> None:
         """artifacts: where files go when this makes the experiment; None leaves it to the server."""
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)

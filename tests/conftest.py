@@ -13,6 +13,11 @@ from acsearch.table import Table
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that two processes end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_micro_study.py"))
+
+
 @pytest.fixture(scope="session")
 def v1() -> Table:
     return load_table("law_v1")
