@@ -15,7 +15,7 @@ study: setup
 	$(BIN)/acsearch study start --budget 4 --resume
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
