@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,18 +31,11 @@ def programs() -> Path:
 def server(folder: Path) -> Iterator[str]:
     """Its URL for SQLAlchemy, without a database at the end."""
     bin_ = programs()
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # it refuses to be run by root
-        folder.chmod(0o755)
-        for parent in folder.parents:
-            if parent.owner() == "root" and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-        data = folder / "postgres"
-        data.mkdir()
+    data, as_user = folder, list[str]()
+    if os.geteuid() == 0:  # it refuses to be run by root, and its own user may not look into our folders
+        data = Path(tempfile.mkdtemp(prefix="acsearch-postgres-"))
         shutil.chown(data, "postgres", "postgres")
         as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
-    else:
-        data = folder
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -61,3 +55,5 @@ def server(folder: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)  # at once; SIGTERM would wait for its clients
         process.wait()
+        if data != folder:
+            shutil.rmtree(data)

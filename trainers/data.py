@@ -114,7 +114,7 @@ class Manifest:
     def __init__(self, path: Path, rows: Rows) -> None:
         self.path = path
         self._rows = rows
-        self._coded: dict[tuple[int, str, int, int, int], Tokens] = {}
+        self._coded: dict[tuple[int, str, int, int], tuple[Tokenizer, Tokens]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -158,9 +158,10 @@ class Manifest:
 
         Raises DataError naming the sample: no supervised token is left, or image and `<image>` do not match.
         """
-        key = (index, template, id(tokenizer), image_tokens, longest)
-        if key in self._coded:
-            return self._coded[key]
+        key = (index, template, image_tokens, longest)
+        by, kept = self._coded.get(key, (None, None))
+        if kept is not None and by is tokenizer:
+            return kept
         turns = self.turns(index)
         try:
             tokens = encode(template, turns, tokenizer)
@@ -177,7 +178,7 @@ class Manifest:
             reason = f"no supervised token within {longest} positions (template {template})"
             raise self._problem(index, f"{reason}; nothing would be learnt from it")
         if len(self._coded) < _KEPT:
-            self._coded[key] = tokens
+            self._coded[key] = tokenizer, tokens
         return tokens
 
     @cached_property
