@@ -40,5 +40,17 @@ class TrainingError(AcsearchError):
     """A model cannot be trained or evaluated: its parts do not fit, or a checkpoint cannot be used."""
 
 
+class CandidateError(TrainingError):
+    """This candidate cannot be trained as it stands, however often it is tried: its loss diverged, or memory lacks."""
+
+
+class CrashedError(TrainingError):
+    """Training ended for no reason that it knew: a node, a driver or a network that failed. It may work next time."""
+
+
+class PreemptedError(AcsearchError):
+    """We were asked to stop and did, with all that was done committed; the same command goes on."""
+
+
 class EvaluationError(AcsearchError):
     """A model cannot be evaluated: its benchmark, its data, or lmms-eval says why."""

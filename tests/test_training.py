@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from acsearch.errors import DataError, TrainingError
-from trainers import checkpoint, train
+from acsearch.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
+from trainers import checkpoint, stop, train
 from trainers import launch as launching
 from trainers.build import METRICS, MODEL, WEIGHTS, load_model
 from trainers.data import read_manifest
@@ -198,7 +199,7 @@ def test_out_of_memory_says_what_to_do(world: World, tmp_path: Path, monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     seen_batches(monkeypatch, out_of_memory)
-    with pytest.raises(TrainingError, match=r"a micro-batch of 2 samples x \d+ positions: lower micro_batch \(the"):
+    with pytest.raises(CandidateError, match=r"a micro-batch of 2 samples x \d+ positions: lower micro_batch \(the"):
         run_stage(world.job(BOTH), tmp_path)
 
 
@@ -210,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(
     with monkeypatch.context() as patch:
         poison = iter([1.0] * 14 + [math.inf] * 99)  # after the rehearsal, 11 micro-batches, and 2 of the next epoch
         seen = seen_batches(patch, lambda batch, loss: loss * next(poison))
-        with pytest.raises(TrainingError, match=r"step 8: loss inf, gradient norm (nan|inf); .* The batch: ") as error:
+        with pytest.raises(CandidateError, match=r"step 8: loss inf, gradient norm (nan|inf); .* The batch: ") as error:
             run_stage(world.job(BOTH), tmp_path / "stage")
     said = str(error.value).split("The batch: ")[1].split(", ")
     assert len(said) == 4
@@ -614,10 +615,50 @@ def test_launch_trains_in_several_processes(world: World, tmp_path: Path) -> Non
     assert launch(job, tmp_path / "two", 2) == result
 
 
-def test_launch_says_why_it_failed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asked_by_a_signal_it_stops_at_a_committed_step(world: World, tmp_path: Path) -> None:
+    job = world.job(LORA, epochs=8, checkpoint_every=0)
+    path, folder = tmp_path / "job.json", tmp_path / "stage"
+    path.write_text(job.model_dump_json())
+    command = [sys.executable, "-m", "trainers", str(path), str(folder)]
+    child = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while len(Outbox(folder / OUTBOX).read()) < 5:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(random.choice(stop.SIGNALS))
+    assert child.wait(120) == stop.EXIT_CODE
+    steps = len(Outbox(folder / OUTBOX).read())
+    kept = checkpoint.latest(folder)
+    assert kept == checkpoint.step_folder(folder, steps)
+    assert 5 <= steps < 48
+    assert weights(run_stage(job, folder)) == weights(run_stage(job, tmp_path / "undisturbed"))
+
+
+def test_several_processes_stop_after_the_same_step(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the one that launched them is asked."""
+    job, folder = world.job(BOTH, epochs=30, checkpoint_every=0), tmp_path / "stage"
+    monkeypatch.setattr(stop, "_asked", threading.Event())
+    monkeypatch.setattr(launching, "_LOOK", 0.05)
+    with pytest.raises(PreemptedError, match="2 processes stopped as asked"):
+        launch(job, folder, 2, lambda step, steps, loss: stop._asked.set())
+    lines = Outbox(folder / OUTBOX).read()
+    assert checkpoint.latest(folder) == checkpoint.step_folder(folder, len(lines))
+    assert 0 < len(lines) < 180
+    stop._asked.clear()
+    assert weights(launch(job, folder, 2)) == weights(launch(job, tmp_path / "undisturbed", 2))
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [("DataError: no such data", DataError), ("RuntimeError: no such data", CrashedError)],
+)
+def test_launch_says_why_it_failed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception]
+) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho first\necho error: no such data >&2\necho rank 1 ended\nexit 3\n")
+    python.write_text(f"#!/bin/sh\necho first\necho {said} >&2\necho rank 1 ended\nexit 3\n")
     python.chmod(0o755)
     monkeypatch.setattr(launching.sys, "executable", str(python))
-    with pytest.raises(TrainingError, match=r"in 2 processes failed: error: no such data \(see .*train.log\)$"):
+    with pytest.raises(error, match=r"in 2 processes failed: .*no such data \(see .*train.log\)$"):
         launch(world.job(CONNECTOR), tmp_path / "stage", 2)

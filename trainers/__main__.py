@@ -1,18 +1,28 @@
-"""`python -m trainers JOB.json FOLDER`: train a stage, alone or as one process of torchrun. Idempotent."""
+"""`python -m trainers JOB.json FOLDER`: train a stage, alone or as one process of torchrun or srun. Idempotent.
+
+Asked to stop by a signal, see `trainers.stop`, it commits a checkpoint and ends with exit code 75.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from acsearch.errors import AcsearchError
+from acsearch.errors import AcsearchError, PreemptedError
+from trainers import stop
 from trainers.job import read_job
+from trainers.launch import slurm_ranks
 from trainers.train import run_stage
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
+    stop.listen()
+    os.environ |= slurm_ranks(os.environ)
     try:
         run_stage(read_job(Path(sys.argv[1])), Path(sys.argv[2]))
+    except PreemptedError:
+        sys.exit(stop.EXIT_CODE)
     except AcsearchError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{type(error).__name__}: {error}")

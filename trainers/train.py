@@ -24,9 +24,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 
-from acsearch.errors import TrainingError
+from acsearch.errors import CandidateError, PreemptedError, TrainingError
 from acsearch.locks import Locks
-from trainers import checkpoint
+from trainers import checkpoint, stop
 from trainers.batches import Batcher, load
 from trainers.build import METRICS, MODEL, WEIGHTS, build_model, load_weights, restore
 from trainers.cost import Shape, peak_flops, training_flops
@@ -62,8 +62,8 @@ def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
     """Train a stage in its folder, from wherever it was left. Returns the folder of its committed result.
 
     Waits for whoever else on this machine trains it already, such as processes that outlived their parent.
-    Raises DataError when samples cannot be trained on, and TrainingError when the loss is not finite, memory does not
-    suffice, or a checkpoint is another job's.
+    Raises DataError when samples cannot be trained on, CandidateError when the loss is not finite or memory does not
+    suffice, TrainingError when a checkpoint is another job's, and PreemptedError as `trainers.stop` says.
     """
     result = folder / RESULT
     if checkpoint.committed(result):
@@ -145,18 +145,25 @@ class _Run:
             began = time.perf_counter()
             mine = [next(batches) for _ in plan]
             waited = time.perf_counter() - began
-            loss, tokens, norm = self._step(mine)
+            loss, tokens, norm, stopping = self._step(mine)
             self._count(began, waited, loss, tokens, norm)
             if watch:
                 watch(self.progress.step, steps, self.progress.loss)
-            if self.stage.checkpoint_every and self.progress.step % self.stage.checkpoint_every == 0:
+            every = self.stage.checkpoint_every
+            if stopping or (every and self.progress.step % every == 0):
                 self.save()
+            if stopping:
+                raise PreemptedError(f"stopped as asked after step {self.progress.step} of {steps}; it is committed")
 
-    def _step(self, batches: list[Batch]) -> tuple[float, int, float]:
-        """One optimizer step. Returns the mean loss per supervised token, their number, and the gradient's norm."""
+    def _step(self, batches: list[Batch]) -> tuple[float, int, float, bool]:
+        """One optimizer step. Returns the mean loss per supervised token, their number, and the gradient's norm; and
+        whether a process has been asked to stop, on which all of them agree."""
         step, accelerator = self.progress.step, self.accelerator
         supervised = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in batches)
-        tokens = int(accelerator.reduce(torch.tensor(supervised, device=accelerator.device), "sum"))
+        asked = int(stop.asked(self.folder))
+        tokens, stopping = accelerator.reduce(
+            torch.tensor([supervised, asked], device=accelerator.device), "sum"
+        ).tolist()
         total = torch.zeros((), device=accelerator.device)
         with self._dropout(step):
             for place, batch in enumerate(batches):
@@ -168,7 +175,7 @@ class _Run:
         norm = float(whole(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             names = [self.batcher.manifest.name(int(i)) for i in self.schedule.global_batch(step)]
-            raise TrainingError(
+            raise CandidateError(
                 f"step {step + 1}: loss {loss:g}, gradient norm {norm:g}; stopped before it could spoil the weights. "
                 f"The batch: {', '.join(names)}"
             )
@@ -177,7 +184,7 @@ class _Run:
             group["lr"] = rate * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss, tokens, norm
+        return loss, tokens, norm, stopping > 0
 
     @contextmanager
     def _dropout(self, step: int) -> Iterator[None]:
@@ -207,7 +214,7 @@ class _Run:
             # processes' gradients are averaged, where they should be summed
             self.accelerator.backward(loss * (self.accelerator.num_processes / max(tokens, 1)))
         except torch.OutOfMemoryError as error:
-            raise TrainingError(
+            raise CandidateError(
                 f"out of memory on a micro-batch of {batch.ids.shape[0]} samples x {batch.ids.shape[1]} positions: "
                 f"lower micro_batch (the batch stays {self.stage.batch}), or set gradient_checkpointing: true"
             ) from error

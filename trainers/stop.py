@@ -1,0 +1,45 @@
+"""Ending early and in order: whoever runs us asks by a signal, and training stops after a step, its checkpoint committed.
+
+Schedulers send one when a time limit nears or a job is preempted. Signals come to processes, so this is the process's
+own state. A process that trains in several others asks them through a file beside the stage's checkpoints.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+from acsearch.errors import PreemptedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
+_FILE = "stop"
+_asked = threading.Event()
+
+
+def listen() -> None:
+    """From now on these signals ask, and no longer kill."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: _asked.set())
+
+
+def asked(folder: Path | None = None) -> bool:
+    """Whether this process is to stop, or whoever trains in this folder."""
+    return _asked.is_set() or (folder is not None and (folder / _FILE).exists())
+
+
+def ask(folder: Path) -> None:
+    """Ask whoever trains in a folder."""
+    (folder / _FILE).touch()
+
+
+def forget(folder: Path) -> None:
+    """Begin anew in a folder where somebody was asked before."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
+def check() -> None:
+    """Raises PreemptedError where this process is to stop: for work that is taken up again at the same place."""
+    if _asked.is_set():
+        raise PreemptedError("stopped as asked; the same command goes on from here")
