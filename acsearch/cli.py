@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from acsearch import cli_data, cli_score, cli_study
-from acsearch.errors import AcsearchError, ConfigError
+from acsearch import cli_data, cli_score, cli_study, cli_trial
+from acsearch.errors import AcsearchError, ConfigError, PreemptedError
 
 app = typer.Typer(
     help="Find the vision representation a multimodal LLM should use, finetuning only a few of the candidates.",
@@ -23,6 +23,7 @@ app = typer.Typer(
 law = typer.Typer(help="Fit the AC law to a recorded table.", no_args_is_help=True)
 app.add_typer(law, name="law")
 app.add_typer(cli_study.app, name="study")
+app.add_typer(cli_trial.app, name="trial")
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_score.app, name="score")
 
@@ -196,13 +197,16 @@ def finite(data: Any) -> Any:
 
 
 def main() -> None:
-    """Entry point: an error that acsearch knows is one line and exit code 1; `--debug` shows its traceback."""
+    """Entry point: an error that acsearch knows is one line and exit code 1; `--debug` shows its traceback.
+
+    Exit code 75 is that of work that stopped as it was asked to; see `trainers.stop`.
+    """
     try:
         app()
     except AcsearchError as error:
         if "--debug" in sys.argv:
             raise
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
+        sys.exit(75 if isinstance(error, PreemptedError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

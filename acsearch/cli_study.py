@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +15,8 @@ from acsearch.home import Home
 
 if TYPE_CHECKING:
     from acsearch.config import StudyConfig
-    from acsearch.study import Event, Study
+    from acsearch.finetunes import Finetunes
+    from acsearch.study import Event, Study, Watch
     from acsearch.track import Record
 
 app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
@@ -22,6 +24,8 @@ app = typer.Typer(help="Search with a budget: start, resume and look at studies.
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A study's name; see acsearch study list.")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in acsearch-runs/.")]
 Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in acsearch-runs/.")]
+EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Where work is done: here, or as jobs of Slurm.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at a time; with --engine slurm, jobs at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -37,6 +41,8 @@ def start(
     seed: Annotated[int | None, typer.Option(min=0, help="Default: as the study says.")] = None,
     storage: Storage = None,
     tracking: Tracking = None,
+    engine: EngineOption = "local",
+    parallel: Parallel = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on if a study of this name exists; a larger budget counts.")
     ] = False,
@@ -66,7 +72,7 @@ def start(
         budget=budget,
         resume=resume,
     )
-    _run(home, started, record)
+    _run(home, started, record, engine, parallel)
 
 
 @app.command()
@@ -107,16 +113,26 @@ def _print_plan(config: StudyConfig, budget: int, *, as_json: bool = False) -> N
 def resume(
     name: NameArgument,
     budget: Annotated[int | None, typer.Option(help="Raise the budget to this many finetunes.")] = None,
+    engine: EngineOption = "local",
+    parallel: Parallel = 1,
+    steal: Annotated[
+        bool, typer.Option("--steal", help="Take over at once what others work on; they stop before they write.")
+    ] = False,
     storage: Storage = None,
     tracking: Tracking = None,
 ) -> None:
-    """Go on with a study that was interrupted, or that gets a larger budget."""
+    """Go on with a study that was interrupted, or that gets a larger budget.
+
+    What others work on is left to them until their leases lapse, a minute after they were last heard of.
+    """
     home = Home(storage, tracking)
-    study = _open(home, name)
+    study = open_study(home, name)
+    if steal:
+        study.locks.steal()
     if budget is not None:
         study.raise_budget(budget)
     study.snapshot()  # raises if the table or the prior that it was started with is not there any more
-    _run(home, study, _open_record(home, name))
+    _run(home, study, _open_record(home, name), engine, parallel)
 
 
 @app.command()
@@ -124,7 +140,7 @@ def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -
     """What a study is doing now."""
     from acsearch import console
 
-    snapshot = _open(Home(storage), name).snapshot()
+    snapshot = open_study(Home(storage), name).snapshot()
     if as_json:
         finetunes = [
             {"trial": r.trial, "representation": r.representation, "state": r.state} for r in snapshot.finetunes
@@ -140,7 +156,7 @@ def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> 
     from acsearch import console
     from acsearch.report import headline, ranking
 
-    snapshot = _open(Home(storage), name).snapshot()
+    snapshot = open_study(Home(storage), name).snapshot()
     if not as_json:
         console.summary(snapshot)
         return
@@ -177,7 +193,8 @@ def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> 
 def list_studies(storage: Storage = None, as_json: Json = False) -> None:
     """The studies of a storage."""
     from acsearch import console
-    from acsearch.study import Study, summaries
+    from acsearch.stored import summaries
+    from acsearch.study import Study
 
     home = Home(storage)
     database = home.open_storage(create=False)
@@ -206,7 +223,7 @@ def report(
     from acsearch.report import page
 
     home = Home(storage)
-    snapshot = _open(home, name).snapshot()
+    snapshot = open_study(home, name).snapshot()
     file = out or home.folder / f"{name}.html"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +233,7 @@ def report(
     typer.echo(f"wrote {file}")
 
 
-def _open(home: Home, name: str) -> Study:
+def open_study(home: Home, name: str) -> Study:
     from acsearch.study import Study, check_name
 
     check_name(name)
@@ -230,23 +247,23 @@ def _open_record(home: Home, name: str) -> Record:
         return home.open_record(name)
 
 
-def _run(home: Home, study: Study, record: Record) -> None:
+def _run(home: Home, study: Study, record: Record, engine: str, parallel: int) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch import console
     from acsearch.finetunes import make_finetunes
-    from acsearch.parallel import scoring
 
     finetunes = make_finetunes(study.source, home.work)
-    with console.progress(study) as watch, scoring(home, study, finetunes.parallel):
+    work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
+    with console.progress(study) as watch:
         study.note_runs(record.record(study.snapshot(), finetunes))
 
         def recorded(event: Event) -> None:
             watch(event)
-            if event.kind in ("finetuning", "finetuned"):
+            if event.kind in ("finetuning", "finetuned", "failed"):
                 study.note_runs(record.record(study.snapshot(), finetunes))
 
         try:
-            study.run(finetunes, recorded)
+            work(recorded)
         except KeyboardInterrupt:
             typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
             raise
@@ -254,6 +271,32 @@ def _run(home: Home, study: Study, record: Record) -> None:
         study.note_runs(runs)
     console.summary(study.snapshot())
     console.where(home, study.name, runs[f"study/{study.name}"])
+
+
+def _here(home: Home, study: Study, finetunes: Finetunes, parallel: int) -> Callable[[Watch], None]:
+    from acsearch.parallel import crew
+    from trainers import stop
+
+    def work(watch: Watch) -> None:
+        members = crew(home, study, scoring=finetunes.parallel, finetuning=parallel, processes=finetunes.processes)
+        with stop.listening(), members:
+            study.run(finetunes, watch)
+
+    return work
+
+
+def _through_slurm(home: Home, study: Study, parallel: int) -> Callable[[Watch], None]:
+    from acsearch.config import load_study
+    from acsearch.dispatch import dispatch
+    from acsearch.engine import Slurm
+
+    if home.on_one_machine:
+        raise ConfigError("--engine slurm: jobs cannot share SQLite; give --storage postgresql+psycopg://...")
+    recipe = load_study(study.source.study).file.training if study.source.study else None
+    if recipe is None:
+        raise ConfigError("--engine slurm: this study looks its finetunes up in a table: nothing to submit")
+    slurm = Slurm(recipe.slurm, home.folder / "jobs", home.environment)
+    return lambda watch: dispatch(study, slurm, parallel, watch)
 
 
 def _print(data: Any) -> None:

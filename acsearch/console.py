@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table as Grid
 
 from acsearch.report import caveats, headline, interval, ranking
-from acsearch.snapshot import Snapshot
+from acsearch.snapshot import FinetuneRecord, Snapshot
 from acsearch.study import Event, Study, Watch
 from acsearch.table import Table
 
@@ -151,9 +151,12 @@ def progress(study: Study) -> Iterator[Watch]:
                 _print_scored(study.snapshot().table, event.trial, scored)
                 spinner.update("choosing the first candidate")
             elif event.kind == "waiting":
-                _console.print(
-                    f"  [dim]finetune {event.trial + 1}, {name}, belongs to another controller that is alive[/]"
-                )
+                _console.print(f"  [dim]finetune {event.trial + 1}, {name}, is worked on by {escape(event.text)}[/]")
+                spinner.update("waiting for others")
+            elif event.kind == "failed":
+                _console.print(f"  finetune {event.trial + 1}  [bold]{name}[/]  [red]failed[/]: {escape(event.text)}")
+            elif event.kind == "submitted":
+                spinner.update(f"{name} submitted: {escape(event.text)}")
             elif event.kind == "finetuned" and event.step is not None:
                 spinner.update("writing the record")
                 snapshot = study.snapshot()
@@ -282,17 +285,34 @@ def where(home: Home, name: str, run: str) -> None:
 
 
 def status(snapshot: Snapshot) -> None:
-    """One line per finetune."""
+    """One line per finetune, and what was said last of those that are not done."""
     _console.print(
         f"\nStudy [bold]{escape(snapshot.name)}[/]: {len(snapshot.finished)} of {snapshot.budget} finetunes done\n"
     )
-    grid = _grid("finetune", "representation", "state", "objective")
+    grid = _grid("finetune", "representation", "state", "objective", "attempts", "where")
     for record in snapshot.finetunes:
         value = "" if record.objective is None else f"{snapshot.shown(record):.2f}"
-        grid.add_row(f"{record.trial + 1}", escape(record.representation or "not chosen yet"), record.state, value)
-    _console.print(grid)
-    if any(record.state == "interrupted" for record in snapshot.finetunes) or len(snapshot.finished) < snapshot.budget:
+        name, tries = record.representation or "not chosen yet", len(record.attempts)
+        place = record.owner or (str(record.submission) if record.submission and record.finished is None else "")
+        grid.add_row(f"{record.trial + 1}", escape(name), record.state, value, f"{tries or ''}", escape(place))
+    _wide.print(grid)
+    for record in snapshot.finetunes:
+        if record.state != "complete":
+            _print_last_words(record)
+    if not snapshot.is_over:
         _console.print(f"\nGo on with: acsearch study resume {snapshot.name}")
+
+
+def _print_last_words(record: FinetuneRecord) -> None:
+    ended = [attempt for attempt in record.attempts if attempt.outcome]
+    if ended:
+        _console.print(
+            f"\nfinetune {record.trial + 1}: {ended[-1].outcome} on {escape(ended[-1].who)}, {ended[-1].ended}"
+            f"\n  [dim]{escape(ended[-1].error or '')}[/]"
+        )
+    if record.submission:
+        for line in record.submission.last_lines():
+            _console.print(f"  [dim]{escape(line)}[/]")
 
 
 def studies(snapshots: Sequence[Snapshot]) -> None:

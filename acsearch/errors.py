@@ -24,6 +24,10 @@ class StudyError(AcsearchError):
     """A study is missing, exists already, or its storage does not belong to it."""
 
 
+class LeaseLostError(StudyError):
+    """Somebody else has taken over what we were working on."""
+
+
 class PoolExhausted(AcsearchError):
     """Every candidate has been proposed already."""
 

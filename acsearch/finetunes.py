@@ -46,11 +46,14 @@ class Observation:
 class Finetunes(Protocol):
     """What a study can score and finetune. Both take up where they were interrupted when they are called again.
 
-    parallel: how many candidates to score at a time, each in a process of its own.
+    parallel: how many candidates to score at a time, each in a process of its own.  processes: of one training run.
     """
 
     @property
     def parallel(self) -> int: ...
+
+    @property
+    def processes(self) -> int: ...
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
         """Measure a candidate's A and C."""
@@ -71,6 +74,7 @@ class RecordedFinetunes:
 
     table: Table
     parallel: int = 1
+    processes: int = 1
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
         correspondence = float(self.table.correspondence[candidate])

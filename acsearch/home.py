@@ -44,7 +44,7 @@ class Home:
 
     @property
     def storage_url(self) -> str:
-        return self.storage or f"sqlite:///{self.folder / 'studies.db'}"
+        return self.storage or os.environ.get("ACSEARCH_STORAGE") or f"sqlite:///{self.folder / 'studies.db'}"
 
     @property
     def tracking_uri(self) -> str:
@@ -76,6 +76,28 @@ class Home:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise StudyError(f"--storage {_shown(url)}: not a study storage: {reason[0]}") from error
 
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether the studies can be worked on from this machine alone."""
+        return self.storage_url.startswith("sqlite")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process elsewhere must be told to find the same studies: addresses, which command lines would show."""
+        given = {"ACSEARCH_STORAGE": self.storage_url, "ACSEARCH_HOME": str(self.folder.absolute())}
+        return given if self.tracking is None else given | {"MLFLOW_TRACKING_URI": self.tracking}
+
+    @property
+    def lease_seconds(self) -> float:
+        from acsearch.leases import TERM
+
+        return float(os.environ.get("ACSEARCH_LEASE_SECONDS", TERM))
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which whoever holds a piece of work is alive."""
+        return 0.0 if self.on_one_machine else 1.5 * self.lease_seconds
+
     def locks(self, study: str) -> Claims:
         """Who works on what in a study: locks beside an SQLite storage, leases in a database server."""
         file = _sqlite_file(self.storage_url, "--storage", "studies")
@@ -83,10 +105,9 @@ class Home:
             return Locks(_lock_folder(file) / study)
         import sqlalchemy
 
-        from acsearch.leases import TERM, Leases
+        from acsearch.leases import Leases
 
-        term = float(os.environ.get("ACSEARCH_LEASE_SECONDS", TERM))
-        return Leases(sqlalchemy.create_engine(self.storage_url, pool_pre_ping=True), study, term)
+        return Leases(sqlalchemy.create_engine(self.storage_url, pool_pre_ping=True), study, self.lease_seconds)
 
     def open_record(self, study: str) -> Record:
         """The MLflow record. Raises StudyError when the server or store cannot be used."""

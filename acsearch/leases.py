@@ -9,8 +9,6 @@ Scheduler states prove no death: a cluster that died never closes its jobs, one 
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 import uuid
@@ -18,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from acsearch.errors import StudyError
+from acsearch.attempts import who
+from acsearch.errors import LeaseLostError, StudyError
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -40,6 +39,7 @@ WHERE acsearch_leases.expires < {now}
 """
 _RENEW = "UPDATE acsearch_leases SET expires = {now} + :term WHERE study = :study AND name = :name AND owner = :owner"
 _FREE = "UPDATE acsearch_leases SET expires = 0 WHERE study = :study AND name = :name AND owner = :owner"
+_STEAL = "UPDATE acsearch_leases SET expires = 0, owner = '' WHERE study = :study AND owner <> ''"
 _HELD = "SELECT who FROM acsearch_leases WHERE study = :study AND name = :name AND expires >= {now}"
 _NOW = {"postgresql": "extract(epoch from clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
 
@@ -57,10 +57,6 @@ def alone(engine: sqlalchemy.Engine) -> Iterator[None]:
         yield
 
 
-class LeaseLostError(StudyError):
-    """Somebody else has taken over what we were working on."""
-
-
 class Leases:
     """The leases of one study; what `acsearch.locks.Locks` is on one machine."""
 
@@ -68,9 +64,6 @@ class Leases:
         self._engine, self._study, self._term = engine, study, term
         self._held: dict[str, str] = {}  # lease: its owner, a new one each time it is taken
         self._lost: set[str] = set()
-        self._who = f"{socket.gethostname()}, process {os.getpid()}"
-        if job := os.environ.get("SLURM_JOB_ID"):
-            self._who += f", job {job} of {os.environ.get('SLURM_CLUSTER_NAME', 'its cluster')}"
         self._renewing: threading.Thread | None = None
         if engine.dialect.name not in _NOW:
             raise StudyError(f"studies are kept in {' or '.join(_NOW)}, not in {engine.dialect.name}")
@@ -101,6 +94,10 @@ class Leases:
         """Whether somebody holds this lease."""
         return self.holder(name) is not None
 
+    def steal(self) -> None:
+        """Take everything from whoever works on this study; they stop before they write again."""
+        self._run(_STEAL)
+
     def holder(self, name: str) -> str | None:
         """Host, process and job of who holds this lease; None where nobody does."""
         with self._engine.begin() as connection:
@@ -123,7 +120,7 @@ class Leases:
 
     def _take(self, name: str) -> bool:
         owner = uuid.uuid4().hex
-        if not self._run(_TAKE, name=name, owner=owner, who=self._who, term=self._term):
+        if not self._run(_TAKE, name=name, owner=owner, who=who(), term=self._term):
             return False
         self._held[name] = owner
         if self._renewing is None:
@@ -158,5 +155,6 @@ class Leases:
 
     def _run(self, statement: str, **values: object) -> int:
         """How many rows it changed."""
+        given = {"study": self._study, **values} if ":study" in statement else {}
         with self._engine.begin() as connection:
-            return connection.execute(self._sql(statement), {"study": self._study, **values} if values else {}).rowcount
+            return connection.execute(self._sql(statement), given).rowcount

@@ -13,6 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from acsearch.attempts import who
+from acsearch.errors import StudyError
+
 
 class Claims(Protocol):
     """What says who works on what."""
@@ -27,6 +30,14 @@ class Claims(Protocol):
 
     def held(self, name: str) -> bool:
         """Whether somebody works on this."""
+        ...
+
+    def holder(self, name: str) -> str | None:
+        """Host, process and job of whoever works on this; None where nobody does."""
+        ...
+
+    def steal(self) -> None:
+        """Take everything from whoever works on the study. Raises StudyError where that cannot be done."""
         ...
 
     def confirm(self, *, ask: bool = True) -> None:
@@ -45,6 +56,7 @@ class Locks:
         """Wait until nobody else holds this lock, and hold it."""
         with self._file(name) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            _sign(file)
             yield
 
     @contextmanager
@@ -56,16 +68,34 @@ class Locks:
             except BlockingIOError:
                 yield False
             else:
+                _sign(file)
                 yield True
 
     def confirm(self, *, ask: bool = True) -> None:
         """A lock is ours as long as we live."""
 
-    def _file(self, name: str) -> TextIO:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return (self._folder / name).open("w")
-
     def held(self, name: str) -> bool:
         """Whether a living process holds this lock."""
-        with self.claim(name) as free:
-            return not free
+        with self._file(name) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def holder(self, name: str) -> str | None:
+        """Host and process of who holds this lock; None where nobody does."""
+        return (self._folder / name).read_text() or "a process" if self.held(name) else None
+
+    def steal(self) -> None:
+        raise StudyError("--steal: on one machine, locks go with their process; end it, and its work can be taken up")
+
+    def _file(self, name: str) -> TextIO:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return (self._folder / name).open("a")
+
+
+def _sign(file: TextIO) -> None:
+    file.truncate(0)
+    file.write(who())
+    file.flush()

@@ -35,6 +35,7 @@ from acsearch.scores.pairs import Pairs
 from acsearch.space import Representation
 from evals.benchmarks import benchmark
 from evals.runner import evaluate
+from trainers import stop
 from trainers.build import METRICS, load_model
 from trainers.encoders import Registry, load_registry
 from trainers.job import Job, Parts, Stage
@@ -60,6 +61,10 @@ class Pipeline:
     def parallel(self) -> int:
         return self.recipe.parallel
 
+    @property
+    def processes(self) -> int:
+        return self.recipe.processes
+
     # -- a candidate's way ---------------------------------------------------------------------------------------------
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
@@ -80,9 +85,15 @@ class Pipeline:
     def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
         """Stage 2, connector and language model; then the benchmarks."""
         self._say = say
+
+        def evaluating(name: str, done: int, of: int) -> None:
+            stop.check()
+            say(f"evaluating {name}, {done} of {of}")
+
         labels = {"trial": str(trial)} | ({"mlflow_run": run} if run else {})
         job = self._finetune_job(self.recipe.representations[candidate]).model_copy(update={"labels": labels})
         result = self._train(job, "finetune")
+        stop.check()
         evaluation = evaluate(
             load_model(result, self._device),
             [benchmark(name) for name in self.recipe.benchmarks],
@@ -91,7 +102,7 @@ class Pipeline:
             limit=self.recipe.evaluation.limit,
             cache=self._work / "answers",
             data={name: self._data / path for name, path in self.recipe.evaluation.data.items()},
-            progress=lambda name, done, of: say(f"evaluating {name}, {done} of {of}"),
+            progress=evaluating,
         )
         trained = json.loads((result / METRICS).read_text())["seconds"]
         return Observation(
@@ -228,6 +239,7 @@ class Pipeline:
         """A measurement, or what it gave before."""
         path = self._work / "scores" / f"{what}-{_digest(key)[:_SHORT]}.json"
         if not path.exists():
+            stop.check()
             found = measure()
             _write(path, lambda fresh: fresh.write_text(json.dumps(found, indent=1)))
         kept: dict[str, Any] = json.loads(path.read_text())

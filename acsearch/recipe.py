@@ -77,6 +77,24 @@ class Hardware(_Strict):
     utilisation: float = Field(default=0.4, gt=0, le=1)
 
 
+class SlurmOptions(_Strict):
+    """A job of `--engine slurm`. gpus, cpus, memory_gb: of a node.  notice: seconds before the end at which it is told.
+
+    setup: shell lines before the command, such as `module load`.  options: further ones of sbatch, `{qos: high}`.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    nodes: int = Field(default=1, ge=1)
+    gpus: int = Field(default=0, ge=0)
+    cpus: int | None = Field(default=None, ge=1)
+    memory_gb: int | None = Field(default=None, ge=1)
+    minutes: int = Field(default=24 * 60, ge=1)
+    notice: int = Field(default=180, ge=1)
+    setup: tuple[str, ...] = ()
+    options: dict[str, str | int | bool] = {}
+
+
 class Recipe(_Strict):
     """connector: of candidates that name none.  processes: of one training run, for instance one per GPU.
 
@@ -100,6 +118,7 @@ class Recipe(_Strict):
     processes: int = Field(default=1, ge=1)
     parallel: int = Field(default=1, ge=1)
     hardware: Hardware | None = None
+    slurm: SlurmOptions = SlurmOptions()
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -145,4 +164,6 @@ class Recipe(_Strict):
     @property
     def digest(self) -> str:
         """sha256 of all that the study's numbers depend on."""
-        return hashlib.sha256(self.model_dump_json(exclude={"processes", "parallel", "hardware"}).encode()).hexdigest()
+        return hashlib.sha256(
+            self.model_dump_json(exclude={"processes", "parallel", "hardware", "slurm"}).encode()
+        ).hexdigest()

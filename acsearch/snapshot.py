@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from acsearch.attempts import Attempt, Submission
 from acsearch.bayes import HierarchicalLaw, Posterior, objective_weights
 from acsearch.finetunes import is_scored
 from acsearch.law import Array, Features
@@ -32,8 +33,12 @@ class Step:
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """One trial of the study. points, errors: scores and their standard errors by benchmark, empty until it is
-    finished.  checkpoint: folder of the trained model, where one was trained.  run: its MLflow run."""
+    """One trial of the study.
+
+    state: complete, running, interrupted (nobody is at it), or failed (it cannot be trained).  points, errors: scores
+    and their standard errors by benchmark, empty until it is finished.  checkpoint: folder of the trained model, where
+    one was trained.  run: its MLflow run.  owner: who works on it now.  submission: the job it was last handed to.
+    """
 
     trial: int
     candidate: int | None
@@ -47,6 +52,9 @@ class FinetuneRecord:
     objective: float | None
     started: datetime
     finished: datetime | None
+    owner: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    submission: Submission | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +82,12 @@ class Snapshot:
         """Finished finetunes in the order in which they finished."""
         done = [record for record in self.finetunes if record.points]
         return tuple(sorted(done, key=lambda record: (record.finished or record.started, record.trial)))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent and nothing goes on."""
+        over = [record for record in self.finetunes if record.state in ("complete", "failed")]
+        return len(over) >= self.budget
 
     @cached_property
     def is_scored(self) -> bool:

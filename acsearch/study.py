@@ -17,41 +17,48 @@ can be made again. A trial is one full finetune, and the budget is exact:
 
 from __future__ import annotations
 
-import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
-from typing import Any, TypeVar
+from functools import partial
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from acsearch.bayes import objective_weights
-from acsearch.config import NAME, Source, StudyConfig, StudyFile, load_prior, load_source
-from acsearch.errors import ConfigError, StudyError
-from acsearch.finetunes import Finetunes, Observation, is_scored, with_scores
-from acsearch.law import Features
+from acsearch.attempts import Attempt, not_before, outcome_of
+from acsearch.config import NAME, StudyConfig, StudyFile
+from acsearch.errors import CandidateError, ConfigError, CrashedError, LeaseLostError, StudyError
+from acsearch.finetunes import Finetunes
 from acsearch.locks import Claims
 from acsearch.policies import make_policy, resolve
 from acsearch.prior import Prior
-from acsearch.sampler import PARAMETER, SCORES, CandidateSampler
-from acsearch.snapshot import FinetuneRecord, Snapshot, Step
+from acsearch.sampler import PARAMETER
+from acsearch.snapshot import Step
+from acsearch.stored import (
+    ABOUT,
+    BUDGET,
+    FORMAT,
+    REPRESENTATION,
+    SCORE,
+    SURPLUS,
+    TRIAL,
+    StoredStudy,
+    digest,
+    exists,
+    summaries,
+)
 from acsearch.table import Table
-
-_FORMAT = 2
-_ABOUT, _BUDGET, _SURPLUS, _SCORE, _RUNS = "acsearch", "budget", "surplus", "score-", "runs"
-_POINTS, _ERRORS, _SECONDS, _CHECKPOINT, _NAME = "points", "errors", "seconds", "checkpoint", "representation"
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that a person watching wants to hear about.
 
-    kind: scoring, scored, proposed, resumed, finetuning, finetuned, waiting, or doing, of which `text` tells.
+    kind: scoring, scored, proposed, resumed, submitted, finetuning, finetuned, failed, waiting, or doing; `text` says
+    more of some.
     """
 
     kind: str
@@ -62,18 +69,15 @@ class Event:
 
 
 Watch = Callable[[Event], None]
-Part = TypeVar("Part", Table, Prior)
+_LOOK = 2.0  # seconds between looks at what others finish
 
 
-class Study:
-    """A study in a storage. Made by `Study.start` or `Study.open`."""
+class Study(StoredStudy):
+    """A study that is worked on. Made by `Study.start` or `Study.open`."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Claims) -> None:
-        self._study = optuna.load_study(study_name=name, storage=storage)
-        self.name = name
-        self.locks = locks
-        self._steps: dict[tuple[int, ...], Step] = {}
-        self._scored: Table | None = None
+        super().__init__(storage, name, locks)
+        self._awaited: set[int] = set()  # trials of others that we have told of
 
     # -- start and open ------------------------------------------------------------------------------------------------
 
@@ -102,9 +106,9 @@ class Study:
                 return there
             check_free(storage, locks, name)
             study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-            study.set_user_attr(_BUDGET, budget)
+            study.set_user_attr(BUDGET, budget)
             about = {
-                "format": _FORMAT,
+                "format": FORMAT,
                 "title": file.title,
                 "table": {"source": vars(config.source), "digest": digest(table)},
                 "objective": file.objective,
@@ -113,7 +117,7 @@ class Study:
                 "seed": file.seed,
                 "started": datetime.now().isoformat(),
             }
-            study.set_user_attr(_ABOUT, about)  # last: a study without it was never started
+            study.set_user_attr(ABOUT, about)  # last: a study without it was never started
         return cls(storage, name, locks)
 
     @classmethod
@@ -131,53 +135,121 @@ class Study:
             limit = len(self._table.representations)
             if not self.budget <= budget <= limit:
                 raise ConfigError(f"--budget {budget}: the study has {self.budget}; choose {self.budget} to {limit}")
-            self._study.set_user_attr(_BUDGET, budget)
+            self._study.set_user_attr(BUDGET, budget)
 
     # -- the walk of one candidate -------------------------------------------------------------------------------------
 
     def run(self, finetunes: Finetunes, watch: Watch) -> None:
-        """Spend what is left of the budget, one finetune after the other; taking up what a dead controller left."""
-        self.score(finetunes, watch)
+        """Spend what is left of the budget, one finetune after the other; taking up what a dead controller left.
+
+        Returns when every trial is finished, also those that other controllers work on.
+        """
+        news = News(self, watch)
+        self.score(finetunes, watch, news)
         while True:
             with self._next_trial(watch) as trial:
-                if trial is None:
+                if trial is not None:
+                    self._finetune(trial, finetunes, watch)
+            news.tell()
+            if trial is None:
+                if not self.unfinished():
                     return
-                candidate = trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
-                name = self._table.representations[candidate]
-                say = partial(self._say, watch, trial.number, name)
-                watch(Event("finetuning", trial.number, name))
-                run = self._runs.get(f"finetune/{trial.number}")
-                self._tell(trial, finetunes.finetune(candidate, trial.number, run, say))
-            watch(Event("finetuned", trial.number, name, self.snapshot().steps[-1]))
+                time.sleep(_LOOK)  # others are at them; should one die, its trial is taken up
 
-    def note_runs(self, runs: dict[str, str]) -> None:
-        """Remember which runs of the MLflow record are ours; see `acsearch.track.Record.record`."""
-        if runs != self._runs:
-            self._study.set_user_attr(_RUNS, runs)
-
-    @property
-    def _runs(self) -> dict[str, str]:
-        return dict(self._study.user_attrs.get(_RUNS, {}))
-
-    def score(self, finetunes: Finetunes, watch: Watch) -> None:
+    def score(self, finetunes: Finetunes, watch: Watch, news: News) -> None:
         """Measure A and C of every candidate that has none yet; those that another controller is at come last."""
-        names, told = self._pool.representations, set(range(len(self._pool.representations))) - set(self.unscored)
         for wait in (False, True):
             for row in self.unscored:
                 with ExitStack() as claim:
-                    lock = f"{_SCORE}{row}"
                     if wait:
-                        claim.enter_context(self.locks.exclusive(lock))
-                    elif not claim.enter_context(self.locks.claim(lock)):
+                        claim.enter_context(self.locks.exclusive(f"{SCORE}{row}"))
+                    elif not claim.enter_context(self.locks.claim(f"{SCORE}{row}")):
                         continue
-                    if row in self.unscored:  # else somebody was quicker
-                        watch(Event("scoring", row, names[row]))
-                        scores = finetunes.score(row, partial(self._say, watch, row, names[row]))
-                        self.locks.confirm()
-                        self._study.set_user_attr(lock, asdict(scores))
-                for done in sorted(set(range(len(names))) - set(self.unscored) - told):
-                    told.add(done)
-                    watch(Event("scored", done, names[done]))
+                    self._score(row, finetunes, watch)
+                news.tell()
+
+    def _score(self, row: int, finetunes: Finetunes, watch: Watch) -> None:
+        if row in self.unscored:  # else somebody was quicker
+            name = self._pool.representations[row]
+            say = partial(self._say, watch, row, name)
+            watch(Event("scoring", row, name))
+            for attempt in self._attempts_at(f"{SCORE}{row}", say):
+                with attempt:
+                    self.note_scores(row, finetunes.score(row, say))
+
+    def _finetune(self, trial: Trial, finetunes: Finetunes, watch: Watch) -> None:
+        candidate = trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
+        name = self._table.representations[candidate]
+        say = partial(self._say, watch, trial.number, name)
+        watch(Event("finetuning", trial.number, name))
+        run = self.runs.get(f"finetune/{trial.number}")
+        try:
+            for attempt in self._attempts_at(f"{TRIAL}{trial.number}", say):
+                with attempt:
+                    self.tell(trial, finetunes.finetune(candidate, trial.number, run, say))
+        except CandidateError:
+            self.tell_failed(trial.number)
+
+    def score_one(self, row: int, finetunes: Finetunes, watch: Watch, patience: float = 0.0) -> None:
+        """Measure A and C of one candidate; nothing if they are known. patience, errors: as of `finetune_one`."""
+        if not 0 <= row < len(self._pool.representations):
+            raise StudyError(
+                f"study {self.name!r} has candidates 0 to {len(self._pool.representations) - 1}, not {row}"
+            )
+        with self._own(f"{SCORE}{row}", patience):
+            self._score(row, finetunes, watch)
+
+    def finetune_one(self, number: int, finetunes: Finetunes, watch: Watch, patience: float = 0.0) -> None:
+        """Finetune the candidate of one trial, whoever proposed it; nothing if that has been done.
+
+        patience: seconds to wait for somebody who is at it. Raises StudyError when they still are, or when there is no
+        such trial within the budget.
+        """
+        with self._own(f"{TRIAL}{number}", patience):
+            trials = {trial.number: trial for trial in self._trials()[: self.budget] if PARAMETER in trial.params}
+            if number not in trials:
+                known = ", ".join(map(str, trials)) or "none yet"
+                raise StudyError(f"study {self.name!r} has no trial {number}; its trials: {known}")
+            if trials[number].state == TrialState.RUNNING:
+                self._finetune(Trial(self._study, trials[number]._trial_id), finetunes, watch)
+
+    @contextmanager
+    def _own(self, work: str, patience: float) -> Iterator[None]:
+        until = time.monotonic() + patience
+        while self.locks.held(work) and time.monotonic() < until:
+            time.sleep(_LOOK)
+        with self.locks.claim(work) as ours:
+            if not ours:
+                raise StudyError(f"study {self.name!r}: {work} is worked on by {self.locks.holder(work) or 'somebody'}")
+            yield
+
+    def _attempts_at(self, work: str, say: Callable[[str], None]) -> Iterator[AbstractContextManager[None]]:
+        """Attempts at a piece of work whose lock we hold, until one ends well: another only after a crash."""
+        since, going_on = datetime.now(), True
+
+        @contextmanager
+        def attempt() -> Iterator[None]:
+            nonlocal going_on
+            before, this = self.attempts(work), Attempt.begin()
+            self.note_attempts(work, [*before, this])
+            try:
+                yield
+            except LeaseLostError:
+                raise  # it is not ours to write any more
+            except BaseException as error:
+                ended = this.end(outcome_of(error), f"{type(error).__name__}: {error}")
+                self.note_attempts(work, [*before, ended])
+                again = not_before([*before, ended], since)
+                if again is None or not isinstance(error, OSError | CrashedError):
+                    raise
+                say(f"{error}; again at {again:%H:%M:%S}")
+                time.sleep(max(0.0, (again - datetime.now()).total_seconds()))
+            else:
+                self.note_attempts(work, [*before, this.end("done")])
+                going_on = False
+
+        while going_on:
+            yield attempt()
 
     def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
         self.locks.confirm(ask=False)
@@ -191,19 +263,37 @@ class Study:
                 trial = self._orphan(claim, watch) or self._ask(claim, watch)
             yield trial
 
+    def propose(self, watch: Watch) -> int | None:
+        """A new trial with its candidate, for others to finetune; None when the budget has been spent."""
+        with self.locks.exclusive("ask"), ExitStack() as claim:
+            halves = [trial for trial in self.unfinished() if PARAMETER not in trial.params]  # whose asker died
+            trial = self._propose(Trial(self._study, halves[0]._trial_id), "resumed", watch) if halves else None
+            trial = trial or self._ask(claim, watch)
+            return None if trial is None else trial.number
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """Trials within the budget that are not finished, whoever works on them; lowest first."""
+        return [trial for trial in self._trials()[: self.budget] if trial.state == TrialState.RUNNING]
+
     def _orphan(self, claim: ExitStack, watch: Watch) -> Trial | None:
         """The first running trial within the budget that no living controller works on."""
         for place, trial in enumerate(self._trials()):
             if trial.state != TrialState.RUNNING or place >= self.budget:
                 continue
             with ExitStack() as attempt:
-                ours = attempt.enter_context(self.locks.claim(f"trial-{trial.number}"))
+                ours = attempt.enter_context(self.locks.claim(f"{TRIAL}{trial.number}"))
                 if not ours:
-                    watch(Event("waiting", trial.number, trial.user_attrs.get(_NAME, "a candidate")))
+                    self._await(trial, watch)
                 elif self._trials()[place].state == TrialState.RUNNING:  # else its owner finished it just now
                     claim.enter_context(attempt.pop_all())
                     return self._propose(Trial(self._study, trial._trial_id), "resumed", watch)
         return None
+
+    def _await(self, trial: FrozenTrial, watch: Watch) -> None:
+        if trial.number not in self._awaited:
+            self._awaited.add(trial.number)
+            owner = self.locks.holder(f"{TRIAL}{trial.number}") or "another controller"
+            watch(Event("waiting", trial.number, trial.user_attrs.get(REPRESENTATION, "a candidate"), text=owner))
 
     def _ask(self, claim: ExitStack, watch: Watch) -> Trial | None:
         """A new trial, unless the budget has been spent."""
@@ -212,10 +302,10 @@ class Study:
         trial = self._study.ask()
         place = sum(other.number < trial.number for other in self._trials())
         if place >= self.budget:  # only if somebody asked without our lock; the lower numbers win
-            trial.set_user_attr(_SURPLUS, True)
+            trial.set_user_attr(SURPLUS, True)
             self._study.tell(trial, state=TrialState.FAIL)
             return None
-        claim.enter_context(self.locks.exclusive(f"trial-{trial.number}"))
+        claim.enter_context(self.locks.exclusive(f"{TRIAL}{trial.number}"))
         return self._propose(trial, "proposed", watch)
 
     def _propose(self, trial: Trial, kind: str, watch: Watch) -> Trial:
@@ -224,125 +314,35 @@ class Study:
         representation = self._table.representations[
             trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
         ]
-        trial.set_user_attr(_NAME, representation)
+        trial.set_user_attr(REPRESENTATION, representation)
         watch(Event(kind, trial.number, representation))
         return trial
 
-    def _tell(self, trial: Trial, observation: Observation) -> None:
-        table = self._table
-        values = np.array([observation.scores[name] for name in table.benchmarks])
-        scaled = (values - table.floor) / table.span
-        self.locks.confirm()
-        trial.set_user_attr(_POINTS, observation.scores)
-        trial.set_user_attr(_ERRORS, observation.errors)
-        trial.set_user_attr(_SECONDS, observation.seconds)
-        trial.set_user_attr(_CHECKPOINT, observation.checkpoint)
-        trial.set_user_attr(SCORES, dict(zip(table.benchmarks, scaled.tolist(), strict=True)))
-        objective = float(scaled @ objective_weights(table.benchmarks, self._about["objective"]))
-        self._study.tell(trial.number, objective, skip_if_finished=True)
 
-    # -- what the storage holds ----------------------------------------------------------------------------------------
+class News:
+    """Tells a watcher what has been scored and finetuned since it was last asked, by whomever."""
 
-    @property
-    def budget(self) -> int:
-        return int(self._study.user_attrs[_BUDGET])
+    def __init__(self, study: Study, watch: Watch) -> None:
+        self._study, self._watch = study, watch
+        self._unscored, self._told = set(study.unscored), self._over()
 
-    @cached_property
-    def _about(self) -> dict[str, Any]:
-        about: dict[str, Any] = self._study.user_attrs[_ABOUT]
-        if about.get("format") != _FORMAT:
-            raise StudyError(
-                f"study {self.name!r} was written by another version of acsearch (format {about.get('format')})"
-            )
-        return about
+    def tell(self) -> None:
+        for row in sorted(self._unscored - set(unscored := self._study.unscored)):
+            self._watch(Event("scored", row, self._study.snapshot().table.representations[row]))
+        self._unscored = set(unscored)
+        if len(over := self._over()) > len(self._told):
+            snapshot = self._study.snapshot()
+            for step, record in zip(snapshot.steps[1:], snapshot.finished, strict=True):
+                if record.trial in over - self._told:
+                    self._watch(Event("finetuned", record.trial, record.representation, step))
+            for record in snapshot.finetunes:
+                if record.state == "failed" and record.trial in over - self._told:
+                    why = record.attempts[-1].error if record.attempts else None
+                    self._watch(Event("failed", record.trial, record.representation, text=why or ""))
+            self._told = over
 
-    @property
-    def source(self) -> Source:
-        """Where the candidates come from."""
-        return Source(**self._about["table"]["source"])
-
-    @cached_property
-    def _pool(self) -> Table:
-        """The candidates as they were when the study was started."""
-        source = self.source
-        what = "training" if source.study else "table"
-        return self._unchanged("table", load_source(source), f"{what} {source.study or source.table}")
-
-    @property
-    def _table(self) -> Table:
-        """The candidates with the A and C that have been measured so far."""
-        if self._scored is None:
-            prefix = len(_SCORE)
-            attributes = self._study.user_attrs.items()
-            scores = {int(key[prefix:]): value for key, value in attributes if key.startswith(_SCORE)}
-            table = with_scores(self._pool, scores)
-            if not is_scored(table):
-                return table
-            self._scored = table  # nothing is measured twice
-        return self._scored
-
-    @property
-    def unscored(self) -> list[int]:
-        """Candidates whose A is not known yet."""
-        return np.flatnonzero(np.isnan(self._table.alignment[:, 0])).tolist()
-
-    @cached_property
-    def _prior(self) -> Prior:
-        source = self._about["prior"]["source"]
-        return self._unchanged("prior", load_prior(source), f"prior {source}")
-
-    def _unchanged(self, what: str, part: Part, name: str) -> Part:
-        if digest(part) != self._about[what]["digest"]:
-            raise StudyError(f"study {self.name!r}: the {name} has changed since the study was started")
-        return part
-
-    @cached_property
-    def _sampler(self) -> CandidateSampler:
-        table = self._table
-        policy = make_policy(self._about["policy"], self._prior)
-        weights = objective_weights(table.benchmarks, self._about["objective"])
-        return CandidateSampler(policy, Features.of(table), table.benchmarks, weights, self._about["seed"])
-
-    def _trials(self) -> list[FrozenTrial]:
-        """All trials but those beyond the budget, in order."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if not trial.user_attrs.get(_SURPLUS)]
-
-    def snapshot(self) -> Snapshot:
-        """The study as it is now."""
-        about, runs = self._about, self._runs
-        return Snapshot(
-            name=self.name,
-            title=about["title"],
-            table=self._table,
-            objective=about["objective"],
-            policy=about["policy"],
-            prior=self._prior,
-            seed=about["seed"],
-            budget=self.budget,
-            started=datetime.fromisoformat(about["started"]),
-            finetunes=tuple(self._record(trial, runs) for trial in self._trials()),
-            memory=self._steps,
-        )
-
-    def _record(self, trial: FrozenTrial, runs: dict[str, str]) -> FinetuneRecord:
-        state = trial.state.name.lower()
-        if trial.state == TrialState.RUNNING and not self.locks.held(f"trial-{trial.number}"):
-            state = "interrupted"
-        complete = trial.state == TrialState.COMPLETE
-        return FinetuneRecord(
-            trial=trial.number,
-            candidate=trial.params.get(PARAMETER),
-            representation=trial.user_attrs.get(_NAME, ""),
-            state=state,
-            points=trial.user_attrs[_POINTS] if complete else {},
-            errors=trial.user_attrs[_ERRORS] if complete else {},
-            seconds=trial.user_attrs[_SECONDS] if complete else None,
-            checkpoint=trial.user_attrs[_CHECKPOINT] if complete else None,
-            run=runs.get(f"finetune/{trial.number}"),
-            objective=trial.value if complete else None,
-            started=trial.datetime_start or datetime.fromisoformat(self._about["started"]),
-            finished=trial.datetime_complete,
-        )
+    def _over(self) -> set[int]:
+        return {trial.number for trial in self._study._trials() if trial.state.is_finished()}
 
 
 def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> None:
@@ -369,22 +369,3 @@ def check_name(name: str) -> None:
     """Raises StudyError for what cannot be a study's name."""
     if not re.fullmatch(NAME, name):
         raise StudyError(f"{name!r} is not a study's name: letters, digits, '.', '_' and '-', 100 at most")
-
-
-def exists(storage: optuna.storages.BaseStorage, name: str) -> bool:
-    """Whether a study of this name has been started; one that a crash left half-written has not."""
-    return any(summary.study_name == name for summary in summaries(storage))
-
-
-def summaries(storage: optuna.storages.BaseStorage) -> list[optuna.study.StudySummary]:
-    """The acsearch studies of a storage, oldest first."""
-    return [one for one in optuna.get_all_study_summaries(storage) if _ABOUT in one.user_attrs]
-
-
-def digest(part: Table | Prior) -> str:
-    """Fingerprint of all that a study reads from a table or a prior."""
-    content: object = part
-    if isinstance(part, Table):
-        arrays = (part.scores.tobytes(), part.alignment.tobytes(), part.correspondence.tobytes())
-        content = (part.representations, part.sheet, *arrays)
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

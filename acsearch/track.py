@@ -84,11 +84,10 @@ class Record:
             if with_figures:
                 for name, figure in figures(snapshot).items():
                     self._client.log_figure(parent.info.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 150})
-            finished = len(snapshot.finished) >= snapshot.budget
-            if finished and snapshot.best is not None:
+            if snapshot.is_over and snapshot.best is not None:
                 self._register(experiment, runs, snapshot, snapshot.best)
             now = snapshot.steps[-1].time if snapshot.steps else snapshot.started
-            self._set_status(parent, "FINISHED" if finished else "RUNNING", now)
+            self._set_status(parent, "FINISHED" if snapshot.is_over else "RUNNING", now)
             whole = len(_key(snapshot, ""))
             return {key[whole:]: str(run.info.run_id) for key, run in runs.items()}
 

@@ -19,7 +19,8 @@ from acsearch.config import Source, load_study, load_table, shipped, update
 from acsearch.errors import ConfigError, StudyError
 from acsearch.finetunes import RecordedFinetunes
 from acsearch.home import Home
-from acsearch.study import Event, Snapshot, Study
+from acsearch.snapshot import Snapshot
+from acsearch.study import Event, Study
 
 LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 CONTROLLER = Path(__file__).parent / "controller.py"
@@ -213,7 +214,7 @@ def test_controllers_in_a_race_keep_the_budget(tmp_path: Path) -> None:
 
 
 def test_a_living_controller_keeps_its_trial(tmp_path: Path) -> None:
-    """A second controller does not take over what the first is still working on, and does not wait for it."""
+    """A second controller does not take over what the first is still working on; it waits until that is finished."""
     folder, log = tmp_path / "runs", tmp_path / "log"
     first = spawn(folder, 1, 6, log)
     try:
@@ -224,7 +225,7 @@ def test_a_living_controller_keeps_its_trial(tmp_path: Path) -> None:
         events: list[Event] = []
         study = reopen(home)
         study.run(LOOKED_UP, events.append)
-        assert [(event.kind, event.trial) for event in events] == [("waiting", 0)]
+        assert [(event.kind, event.trial) for event in events] == [("waiting", 0), ("finetuned", 0)]
         assert [record.state for record in study.snapshot().finetunes] == ["running"]
     finally:
         first.kill()

@@ -18,10 +18,10 @@ from trainers.train import run_stage
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    stop.listen()
     os.environ |= slurm_ranks(os.environ)
     try:
-        run_stage(read_job(Path(sys.argv[1])), Path(sys.argv[2]))
+        with stop.listening():
+            run_stage(read_job(Path(sys.argv[1])), Path(sys.argv[2]))
     except PreemptedError:
         sys.exit(stop.EXIT_CODE)
     except AcsearchError as error:

@@ -1,4 +1,4 @@
-"""Ending early and in order: whoever runs us asks by a signal, and training stops after a step, its checkpoint committed.
+"""Ending early and in order: who runs us asks by a signal, and training stops after a step, its checkpoint committed.
 
 Schedulers send one when a time limit nears or a job is preempted. Signals come to processes, so this is the process's
 own state. A process that trains in several others asks them through a file beside the stage's checkpoints.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from acsearch.errors import PreemptedError
@@ -18,10 +20,15 @@ _FILE = "stop"
 _asked = threading.Event()
 
 
-def listen() -> None:
-    """From now on these signals ask, and no longer kill."""
-    for number in SIGNALS:
-        signal.signal(number, lambda *_: _asked.set())
+@contextmanager
+def listening() -> Iterator[None]:
+    """Meanwhile these signals ask, and do not kill."""
+    before = {number: signal.signal(number, lambda *_: _asked.set()) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def asked(folder: Path | None = None) -> bool:
