@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acsearch.errors import ConfigError
+from acsearch.errors import ConfigError, StudyError
 from acsearch.home import Home
 
 if TYPE_CHECKING:
     from acsearch.config import StudyConfig
     from acsearch.finetunes import Finetunes
     from acsearch.study import Event, Study, Watch
-    from acsearch.track import Record
 
 app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
 
@@ -49,6 +48,7 @@ def start(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the plan, and stop there.")] = False,
 ) -> None:
     """Start a study and run it until its budget is spent."""
+    from acsearch import console
     from acsearch.config import load_study, update
     from acsearch.study import Study, check_free, check_start
 
@@ -63,7 +63,8 @@ def start(
     database, locks = home.open_storage(create=True), home.locks(file.name)
     if not resume:
         check_free(database, locks, file.name)
-    record = _open_record(home, file.name)  # before the study: where it fails, nothing has been started
+    with console.waiting("opening the MLflow record"):
+        home.open_record(file.name)  # before the study: where it fails, nothing has been started
     started = Study.start(
         database,
         locks,
@@ -72,7 +73,7 @@ def start(
         budget=budget,
         resume=resume,
     )
-    _run(home, started, record, engine, parallel)
+    _run(home, started, engine, parallel)
 
 
 @app.command()
@@ -132,7 +133,7 @@ def resume(
     if budget is not None:
         study.raise_budget(budget)
     study.snapshot()  # raises if the table or the prior that it was started with is not there any more
-    _run(home, study, _open_record(home, name), engine, parallel)
+    _run(home, study, engine, parallel)
 
 
 @app.command()
@@ -214,6 +215,23 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None) -> None:
+    """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
+    from acsearch import console
+    from acsearch.finetunes import make_finetunes
+    from acsearch.recorder import Recorder
+
+    home = Home(storage, tracking)
+    study = open_study(home, name)
+    record = Recorder(home, study, make_finetunes(study.source, home.work))
+    with console.waiting("writing the record"):
+        record(with_figures=study.snapshot().is_scored)
+    if record.missing is not None:
+        raise StudyError(record.missing)
+    console.where(home, study, None)
+
+
+@app.command()
 def report(
     name: NameArgument,
     out: Annotated[Path | None, typer.Option(help="HTML file to write; default: NAME.html in acsearch-runs/.")] = None,
@@ -240,37 +258,31 @@ def open_study(home: Home, name: str) -> Study:
     return Study.open(home.open_storage(create=False), home.locks(name), name)
 
 
-def _open_record(home: Home, name: str) -> Record:
-    from acsearch import console
-
-    with console.waiting("opening the MLflow record"):
-        return home.open_record(name)
-
-
-def _run(home: Home, study: Study, record: Record, engine: str, parallel: int) -> None:
+def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch import console
     from acsearch.finetunes import make_finetunes
+    from acsearch.recorder import Recorder
 
     finetunes = make_finetunes(study.source, home.work)
     work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
+    record = Recorder(home, study, finetunes)
     with console.progress(study) as watch:
-        study.note_runs(record.record(study.snapshot(), finetunes))
+        record()
 
         def recorded(event: Event) -> None:
             watch(event)
             if event.kind in ("finetuning", "finetuned", "failed"):
-                study.note_runs(record.record(study.snapshot(), finetunes))
+                record()
 
         try:
             work(recorded)
         except KeyboardInterrupt:
             typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
             raise
-        runs = record.record(study.snapshot(), finetunes, with_figures=True)
-        study.note_runs(runs)
+        record(with_figures=True)
     console.summary(study.snapshot())
-    console.where(home, study.name, runs[f"study/{study.name}"])
+    console.where(home, study, record.missing)
 
 
 def _here(home: Home, study: Study, finetunes: Finetunes, parallel: int) -> Callable[[Watch], None]:

@@ -274,14 +274,16 @@ def summary(snapshot: Snapshot) -> None:
         _console.print(f"  [dim]{escape(line)}[/]")
 
 
-def where(home: Home, name: str, run: str) -> None:
-    """Where to look further."""
-    _console.print(
-        f"\n  report   acsearch study report {name}"
-        f"\n  MLflow   mlflow ui --backend-store-uri {home.tracking_uri}   [dim](run {run})[/]"
-        if home.tracking_uri.startswith("sqlite")
-        else f"\n  report   acsearch study report {name}\n  MLflow   {home.tracking_uri}   [dim](run {run})[/]"
-    )
+def where(home: Home, study: Study, missing: str | None) -> None:
+    """Where to look further. missing: why the MLflow record is not up to date."""
+    _console.print(f"\n  report   acsearch study report {study.name}")
+    if missing is not None:
+        _console.print(f"  [yellow]MLflow   not up to date: {escape(missing)}[/]")
+        _console.print(f"           acsearch study sync {study.name}   brings it up to date")
+        return
+    address = home.tracking_uri
+    shown = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else address
+    _console.print(f"  MLflow   {shown}   [dim](run {study.runs[f'study/{study.name}']})[/]")
 
 
 def status(snapshot: Snapshot) -> None:

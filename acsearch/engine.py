@@ -45,7 +45,7 @@ class Command:
 
         if self.child is not None:
             self.child.terminate()  # asks; see trainers.stop
-            self.child.wait()
+            os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)  # wait() would hang: __call__ is inside it
         return submitit.helpers.DelayedSubmission(Command(self.arguments))
 
 

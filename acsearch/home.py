@@ -65,11 +65,12 @@ class Home:
             if file is not None:
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
             from acsearch.leases import alone
+            from acsearch.patience import PatientStorage
 
             options = {"pool_pre_ping": True}
             engine = sqlalchemy.create_engine(url, **options)
             with alone(engine):
-                return optuna.storages.RDBStorage(url, engine_kwargs=options)
+                return PatientStorage(url, engine_kwargs=options)
         except ImportError as error:
             raise StudyError(f"--storage {_shown(url)}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:

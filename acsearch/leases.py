@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from acsearch.attempts import who
 from acsearch.errors import LeaseLostError, StudyError
+from acsearch.patience import patiently, wait_for
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -35,7 +36,7 @@ CREATE TABLE IF NOT EXISTS acsearch_leases (
 _TAKE = """
 INSERT INTO acsearch_leases (study, name, owner, who, expires) VALUES (:study, :name, :owner, :who, {now} + :term)
 ON CONFLICT (study, name) DO UPDATE SET owner = excluded.owner, who = excluded.who, expires = excluded.expires
-WHERE acsearch_leases.expires < {now}
+WHERE acsearch_leases.expires < {now} OR acsearch_leases.owner = excluded.owner
 """
 _RENEW = "UPDATE acsearch_leases SET expires = {now} + :term WHERE study = :study AND name = :name AND owner = :owner"
 _FREE = "UPDATE acsearch_leases SET expires = 0 WHERE study = :study AND name = :name AND owner = :owner"
@@ -69,6 +70,7 @@ class Leases:
             raise StudyError(f"studies are kept in {' or '.join(_NOW)}, not in {engine.dialect.name}")
         with alone(engine):
             self._run(_TABLE)
+        wait_for(engine)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -100,8 +102,7 @@ class Leases:
 
     def holder(self, name: str) -> str | None:
         """Host, process and job of who holds this lease; None where nobody does."""
-        with self._engine.begin() as connection:
-            row = connection.execute(self._sql(_HELD), {"study": self._study, "name": name}).first()
+        row = self._execute(_HELD, name=name).first()
         return None if row is None else str(row[0])
 
     def confirm(self, *, ask: bool = True) -> None:
@@ -133,14 +134,9 @@ class Leases:
         self._lost.discard(name)
 
     def _keep(self) -> None:
-        import sqlalchemy.exc
-
         while True:
             time.sleep(self._term / _RENEWALS)
-            try:
-                self._renew()
-            except sqlalchemy.exc.SQLAlchemyError:
-                continue  # nobody else reaches the database now, or they will and we shall hear of it
+            self._renew()  # while the database is away, nobody takes what is ours
 
     def _renew(self) -> None:
         for name, owner in list(self._held.items()):
@@ -155,6 +151,11 @@ class Leases:
 
     def _run(self, statement: str, **values: object) -> int:
         """How many rows it changed."""
+        return int(self._execute(statement, **values).rowcount)
+
+    @patiently  # whatever is done here may be done twice
+    def _execute(self, statement: str, **values: object) -> Any:
         given = {"study": self._study, **values} if ":study" in statement else {}
         with self._engine.begin() as connection:
-            return connection.execute(self._sql(statement), given).rowcount
+            result = connection.execute(self._sql(statement), given)
+            return result.freeze()() if result.returns_rows else result  # rows outlive the connection

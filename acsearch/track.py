@@ -38,6 +38,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunTag
 
+AWAY = (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError)  # what a lost server looks like
 _RECORDED = "acsearch.recorded"  # tag of the parent run: steps that are in the record, complete
 _CHAMPION = "champion"
 _BATCH = 900  # metrics of one request, of which MLflow takes 1000
@@ -58,7 +59,7 @@ class Record:
         try:
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
-        except (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        except AWAY as error:
             raise StudyError(f"--tracking {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
 
     def record(self, snapshot: Snapshot, finetunes: Finetunes, *, with_figures: bool = False) -> dict[str, str]:

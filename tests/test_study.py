@@ -226,7 +226,7 @@ def test_a_living_controller_keeps_its_trial(tmp_path: Path) -> None:
         study = reopen(home)
         study.run(LOOKED_UP, events.append)
         assert [(event.kind, event.trial) for event in events] == [("waiting", 0), ("finetuned", 0)]
-        assert [record.state for record in study.snapshot().finetunes] == ["running"]
+        assert [record.state for record in study.snapshot().finetunes] == ["complete"]
     finally:
         first.kill()
         first.wait()

@@ -1,0 +1,138 @@
+"""Studies through Slurm: real clusters on this machine, jobs that are preempted, clusters that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import postgres
+import pytest
+import slurm
+import sqlalchemy
+import tiny
+from test_pipeline import STUDY
+
+ROOT = Path(__file__).parent.parent
+TWO = STUDY.replace("[clip@32, siglip@32, clip@32+siglip@32]", "[clip@32, siglip@32]").replace(
+    "    template: chat\n    train:", "    epochs: 12\n    template: chat\n    train:"
+)
+
+
+@pytest.fixture(scope="module")
+def alpha_and_beta(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[slurm.Cluster, slurm.Cluster]]:
+    folder = tmp_path_factory.mktemp("slurm")
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(0o755)  # munged will not trust its socket's folder otherwise
+    (folder / "munge").mkdir()
+    with (
+        slurm.munge(folder / "munge") as socket,
+        slurm.cluster(folder, "alpha", socket) as alpha,
+        slurm.cluster(folder, "beta", socket) as beta,
+    ):
+        yield alpha, beta
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgres.server(tmp_path_factory.mktemp("postgres")) as server:
+        engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("create database studies"))
+        engine.dispose()
+        yield f"{server}/studies"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    tiny.llm(folder / "llm")
+    tiny.encoders(folder)
+    (folder / "study.yaml").write_text(TWO)
+    return folder
+
+
+class Site:
+    """A login node: a cluster, a home, and the storage that all sites share."""
+
+    def __init__(self, cluster: slurm.Cluster, home: Path, storage: str) -> None:
+        self.cluster, self.home = cluster, home
+        settings = {
+            "ACSEARCH_HOME": str(home),
+            "ACSEARCH_STORAGE": storage,
+            "ACSEARCH_LEASE_SECONDS": "6",
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        self.environment = os.environ | cluster.environment | settings
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "acsearch", *arguments]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments: str) -> str:
+        return finish(self.begin(*arguments), self)
+
+    def shown(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self.run("study", "show", name, "--json")))
+
+    def logs(self) -> str:
+        return "\n".join(f"{path}:\n{path.read_text()[-1500:]}" for path in sorted(self.home.glob("jobs/*.err")))
+
+
+def finish(process: subprocess.Popen[str], site: Site) -> str:
+    out, error = process.communicate(timeout=400)
+    assert process.returncode == 0, error + site.logs()
+    return out
+
+
+def until(what: Callable[[], object], process: subprocess.Popen[str], site: Site, seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, (process.communicate(), site.logs())
+        assert time.monotonic() < end, site.logs()
+        time.sleep(0.05)
+
+
+def finetune_steps(home: Path) -> int:
+    """Steps that the finetune has done so far: it is the stage with the most."""
+    return max((len(path.read_text().splitlines()) for path in home.glob("work/stages/*/outbox.jsonl")), default=0)
+
+
+def test_preempted_then_its_cluster_dies_and_another_goes_on(
+    alpha_and_beta: tuple[slurm.Cluster, slurm.Cluster], storage: str, study: Path, tmp_path: Path
+) -> None:
+    """The result is that of a run here that nobody disturbed."""
+    alpha, beta = (Site(cluster, tmp_path / "shared", storage) for cluster in alpha_and_beta)
+    first = alpha.begin("study", "start", str(study), "--budget", "1", "--engine", "slurm", "--parallel", "2")
+    until(lambda: finetune_steps(alpha.home) > 10, first, alpha)
+    (job,) = alpha.cluster.ask("squeue", "-h", "-o", "%i").split()
+    alpha.cluster.ask("scancel", "--signal=USR2", job)  # as Slurm does when the time limit nears
+    until(lambda: alpha.cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", first, alpha)
+    at = finetune_steps(alpha.home)
+    assert 10 < at < 72
+    alpha.cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
+    until(lambda: finetune_steps(alpha.home) > at, first, alpha)
+    alpha.cluster.kill()
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    at = finetune_steps(alpha.home)
+    assert at < 72
+    out = beta.run("study", "resume", "tiny", "--engine", "slurm")
+    assert "finetune 1" in out
+    here = Site(alpha_and_beta[1], tmp_path / "here", f"sqlite:///{tmp_path}/here/studies.db")
+    here.run("study", "start", str(study), "--budget", "1")
+    there, expected = beta.shown("tiny"), here.shown("tiny")
+    assert there["candidates"] == expected["candidates"]
+    (one,), (other,) = there["finetunes"], expected["finetunes"]
+    assert (one["representation"], one["scores"]) == (other["representation"], other["scores"])
+    weights = [(Path(finetune["checkpoint"]) / "weights.safetensors").read_bytes() for finetune in (one, other)]
+    assert weights[0] == weights[1]
