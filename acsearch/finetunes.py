@@ -67,6 +67,10 @@ class Finetunes(Protocol):
         """The outbox of metrics of a candidate's scoring (trial None) or finetune; see `trainers.outbox`."""
         ...
 
+    def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
+        """What the work folder holds of a candidate, or would: folders of stages, and files of scores."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class RecordedFinetunes:
@@ -90,6 +94,9 @@ class RecordedFinetunes:
 
     def logs(self, candidate: int, trial: int | None) -> Path | None:
         return None
+
+    def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
+        return []
 
 
 def make_finetunes(source: Source, work: Path) -> Finetunes:

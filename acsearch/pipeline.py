@@ -117,6 +117,16 @@ class Pipeline:
         job = self._align_job(representation) if trial is None else self._finetune_job(representation)
         return self._stage_folder(job) / OUTBOX
 
+    def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
+        representation = self.recipe.representations[candidate]
+        jobs = [self._align_job(one) for one in (representation, *self.recipe.references)]
+        if finetuned:
+            jobs.append(self._finetune_job(representation))
+        files = [self._score_file("A", self._alignment_key(representation))]
+        if self.recipe.correspondence:
+            files.append(self._score_file("C", self._correspondence_key(representation)))
+        return [*map(self._stage_folder, jobs), *files]
+
     # -- training ------------------------------------------------------------------------------------------------------
 
     def _align_job(self, representation: Representation) -> Job:
@@ -167,7 +177,6 @@ class Pipeline:
         asked = self.recipe.correspondence
         assert asked is not None
         vision = self._vision(representation)
-        key = [SCORES[asked.definition].id, asked.decode, vision.fingerprint, self._pairs_digest]
 
         def measure() -> dict[str, Any]:
             self._say("correspondence")
@@ -191,7 +200,12 @@ class Pipeline:
                 "ceiling": found.ceiling.per_image,
             }
 
-        return self._once("C", key, measure)
+        return self._once("C", self._correspondence_key(representation), measure)
+
+    def _correspondence_key(self, representation: Representation) -> list[str]:
+        asked = self.recipe.correspondence
+        assert asked is not None
+        return [SCORES[asked.definition].id, asked.decode, self._vision(representation).fingerprint, self._pairs_digest]
 
     def _pair_maps(self, representation: Representation, part: int) -> torch.Tensor:
         """An encoder's maps of the pairs' images: a combination costs nothing that its parts have not cost already."""
@@ -212,8 +226,6 @@ class Pipeline:
         asked, stage = self.recipe.alignment, self.recipe.align
         data = self._data / asked.data
         references = [self._train(self._align_job(one), "reference") for one in self.recipe.references]
-        names = [SCORES[asked.definition].id, str(asked.samples), str(self.recipe.seed), _digest_of(data)]
-        key = [*names, *(path.parent.name for path in (result, *references))]
 
         def measure() -> dict[str, Any]:
             self._say("alignment")
@@ -233,17 +245,30 @@ class Pipeline:
                 "token_weighted": found.token_weighted,
             }
 
-        return self._once("A", key, measure)
+        return self._once("A", self._alignment_key(representation), measure)
+
+    def _alignment_key(self, representation: Representation) -> list[str]:
+        asked, representations = self.recipe.alignment, (representation, *self.recipe.references)
+        names = [
+            SCORES[asked.definition].id,
+            str(asked.samples),
+            str(self.recipe.seed),
+            _digest_of(self._data / asked.data),
+        ]
+        return [*names, *(self._stage_folder(self._align_job(one)).name for one in representations)]
 
     def _once(self, what: str, key: Sequence[str], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A measurement, or what it gave before."""
-        path = self._work / "scores" / f"{what}-{_digest(key)[:_SHORT]}.json"
+        path = self._score_file(what, key)
         if not path.exists():
             stop.check()
             found = measure()
             _write(path, lambda fresh: fresh.write_text(json.dumps(found, indent=1)))
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
+
+    def _score_file(self, what: str, key: Sequence[str]) -> Path:
+        return self._work / "scores" / f"{what}-{_digest(key)[:_SHORT]}.json"
 
     # -- what they are made of -----------------------------------------------------------------------------------------
 

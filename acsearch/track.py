@@ -257,7 +257,7 @@ class Record:
 
     def _register(self, experiment: str, runs: dict[str, Run], snapshot: Snapshot, best: FinetuneRecord) -> None:
         """The best finetuned model into the registry, once: as the champion among the study's models."""
-        if best.checkpoint is None:
+        if best.checkpoint is None or not Path(best.checkpoint).is_dir():  # imported without its checkpoint
             return
         run = runs[_key(snapshot, f"finetune/{best.trial}")].info.run_id
         name = f"acsearch-{snapshot.name}"
