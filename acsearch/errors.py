@@ -58,3 +58,7 @@ class PreemptedError(AcsearchError):
 
 class EvaluationError(AcsearchError):
     """A model cannot be evaluated: its benchmark, its data, or lmms-eval says why."""
+
+
+class BundleError(AcsearchError):
+    """A bundle cannot be written, or is damaged, foreign or of another version, or does not fit what is here."""
