@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acsearch import cli_data, cli_score, cli_study, cli_trial
+from acsearch import cli_bundle, cli_data, cli_score, cli_study, cli_trial
 from acsearch.errors import AcsearchError, ConfigError, PreemptedError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 law = typer.Typer(help="Fit the AC law to a recorded table.", no_args_is_help=True)
 app.add_typer(law, name="law")
 app.add_typer(cli_study.app, name="study")
+cli_study.app.add_typer(cli_bundle.app)
 app.add_typer(cli_trial.app, name="trial")
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_score.app, name="score")

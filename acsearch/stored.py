@@ -34,7 +34,7 @@ from acsearch.table import Table
 
 FORMAT = 2
 SCORE, TRIAL = "score-", "trial-"  # pieces of work
-ABOUT, BUDGET, ATTEMPTS, JOB, _RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
+ABOUT, BUDGET, ATTEMPTS, JOB, RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
 POINTS, ERRORS, SECONDS, CHECKPOINT = "points", "errors", "seconds", "checkpoint"  # of a trial
 REPRESENTATION, SURPLUS = "representation", "surplus"
 Part = TypeVar("Part", Table, Prior)
@@ -161,12 +161,12 @@ class StoredStudy:
     @property
     def runs(self) -> dict[str, str]:
         """The runs of the MLflow record; see `acsearch.track.Record.record`."""
-        return dict(self._study.user_attrs.get(_RUNS, {}))
+        return dict(self._study.user_attrs.get(RUNS, {}))
 
     def note_runs(self, runs: dict[str, str]) -> None:
         """Remember which runs of the MLflow record are ours."""
         if runs != self.runs:
-            self._study.set_user_attr(_RUNS, runs)
+            self._study.set_user_attr(RUNS, runs)
 
     def attempts(self, work: str) -> tuple[Attempt, ...]:
         """All attempts at a piece of work, oldest first. work: `score-ROW` or `trial-NUMBER`."""

@@ -1,0 +1,43 @@
+"""A cluster of its own for tests: a storage and a work folder that share nothing with another's."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from acsearch.config import load_study, update
+from acsearch.home import Home
+from acsearch.study import Study
+
+
+class Place(Home):
+    """Its studies are called s."""
+
+    def __init__(self, folder: Path, storage: str | None = None) -> None:
+        super().__init__(storage or f"sqlite:///{folder / 'studies.db'}", f"sqlite:///{folder / 'mlflow.db'}")
+        object.__setattr__(self, "_folder", folder)
+
+    @property
+    def folder(self) -> Path:
+        folder: Path = self._folder  # type: ignore[attr-defined]
+        return folder
+
+    def start(self, study: str = "law_v1", budget: int = 4, **changes: object) -> Study:
+        config = load_study(study)
+        config = replace(config, file=update(config.file, **changes))
+        return Study.start(self.open_storage(create=True), self.locks("s"), name="s", config=config, budget=budget)
+
+    def study(self) -> Study:
+        return Study.open(self.open_storage(create=False), self.locks("s"), "s")
+
+    def content(self) -> tuple[list[str], dict[str, bytes]]:
+        """All that is in the storage and in the files beside it."""
+        database = self.folder / "studies.db"
+        files = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file() and path != database}
+        kept = {str(path): content for path, content in files.items() if "locks" not in str(path)}
+        if not database.exists():
+            return [], kept
+        with closing(sqlite3.connect(database)) as connection:
+            return list(connection.iterdump()), kept
