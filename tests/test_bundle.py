@@ -216,7 +216,7 @@ def end(place: Place, number: int, candidate: int, state: TrialState = TrialStat
     if state == TrialState.COMPLETE:
         found = LOOKED_UP.finetune(candidate, number, None, print)
         scores = {name: points + more for name, points in found.scores.items()}
-        study._tell(Trial(inner, trial_id), replace(found, scores=scores))
+        study.tell(Trial(inner, trial_id), replace(found, scores=scores))
     elif state == TrialState.FAIL:
         inner.tell(number, state=state)
 
@@ -242,7 +242,7 @@ def test_running_here_and_finished_there(halves: tuple[Place, Place]) -> None:
     end(there, 1, running(there))
     carry(there, here)
     one, other = here.study().snapshot().finetunes[1], there.study().snapshot().finetunes[1]
-    assert replace(one, finished=None) == replace(other, finished=None)
+    assert replace(one, finished=None) == replace(other, finished=None, attempts=())  # attempts stay where they were
     assert not carry(here, there).changes
 
 

@@ -67,7 +67,7 @@ def finish(inner: object, study: object, trial: Trial, stage: Path) -> None:
         (fresh / "weights.safetensors").write_bytes(b"w" * 2_000_000)
         (fresh / "model.json").write_text("{}")
     points = {"micro_attribute": 50.0, "micro_existence": 60.0}
-    study._tell(trial, Observation(points, 1.0, {}, str(stage / "result")))  # type: ignore[attr-defined]
+    study.tell(trial, Observation(points, 1.0, {}, str(stage / "result")))  # type: ignore[attr-defined]
 
 
 def stages(does: Pipeline, candidate: int) -> list[Path]:
