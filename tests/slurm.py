@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,9 +39,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def munge(folder: Path) -> Iterator[Path]:
+def munge() -> Iterator[Path]:
     """What tells the daemons of a cluster that they may trust each other. Yields its socket."""
     install()
+    folder = Path(tempfile.mkdtemp(prefix="acsearch-munge-"))  # all above must be its own or root's, open to read
+    folder.chmod(0o755)
     key, place = folder / "munge.key", folder / "munge.socket"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
@@ -63,6 +66,7 @@ def munge(folder: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait()
+        shutil.rmtree(folder)
 
 
 @dataclass

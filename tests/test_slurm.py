@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,15 @@ TWO = STUDY.replace("[clip@32, siglip@32, clip@32+siglip@32]", "[clip@32, siglip
 
 
 @pytest.fixture(scope="module")
-def alpha_and_beta(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[slurm.Cluster, slurm.Cluster]]:
+def munge() -> Iterator[Path]:
+    with slurm.munge() as socket:
+        yield socket
+
+
+@pytest.fixture(scope="module")
+def alpha_and_beta(munge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[slurm.Cluster, ...]]:
     folder = tmp_path_factory.mktemp("slurm")
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)  # munged will not trust its socket's folder otherwise
-    (folder / "munge").mkdir()
-    with (
-        slurm.munge(folder / "munge") as socket,
-        slurm.cluster(folder, "alpha", socket) as alpha,
-        slurm.cluster(folder, "beta", socket) as beta,
-    ):
+    with slurm.cluster(folder, "alpha", munge) as alpha, slurm.cluster(folder, "beta", munge) as beta:
         yield alpha, beta
 
 
@@ -108,7 +109,7 @@ def finetune_steps(home: Path) -> int:
 
 
 def test_preempted_then_its_cluster_dies_and_another_goes_on(
-    alpha_and_beta: tuple[slurm.Cluster, slurm.Cluster], storage: str, study: Path, tmp_path: Path
+    alpha_and_beta: tuple[slurm.Cluster, ...], storage: str, study: Path, tmp_path: Path
 ) -> None:
     """The result is that of a run here that nobody disturbed."""
     alpha, beta = (Site(cluster, tmp_path / "shared", storage) for cluster in alpha_and_beta)
@@ -136,3 +137,70 @@ def test_preempted_then_its_cluster_dies_and_another_goes_on(
     assert (one["representation"], one["scores"]) == (other["representation"], other["scores"])
     weights = [(Path(finetune["checkpoint"]) / "weights.safetensors").read_bytes() for finetune in (one, other)]
     assert weights[0] == weights[1]
+
+
+def network_split(cluster: slurm.Cluster, job: str, log: Path) -> None:
+    """The node's daemon is gone, so Slurm restarts the job on the other node; its first copy has noticed nothing."""
+    wait_for(lambda: begun(log), log)
+    node = cluster.ask("squeue", "-h", "-j", job, "-o", "%N")
+    daemon = cluster.daemons[int(node.removeprefix(cluster.name))]
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+    cluster.ask("scontrol", "update", f"nodename={node}", "state=DOWN", "reason=split")
+
+
+def scheduler_restart(cluster: slurm.Cluster, job: str, log: Path) -> None:
+    """The scheduler dies before it has written down that the job runs, and starts it once more."""
+    wait_for(lambda: cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "RUNNING", log)
+    cluster.daemons[0].send_signal(signal.SIGKILL)
+    cluster.daemons[0].wait()
+    cluster.start_controller()
+
+
+@pytest.mark.parametrize("disturb", [network_split, scheduler_restart])
+def test_a_job_that_is_started_twice_finetunes_once(
+    munge: Path, storage: str, tmp_path: Path, disturb: Callable[[slurm.Cluster, str, Path], None]
+) -> None:
+    log, script = tmp_path / "log", tmp_path / "job.sh"
+    with slurm.cluster(tmp_path, "gamma", munge) as gamma:
+        site = Site(gamma, tmp_path / "home", storage)
+        work = [sys.executable, str(ROOT / "tests" / "controller.py"), disturb.__name__, "2", "12", str(log)]
+        script.write_text(f"#!/bin/sh\nexec {shlex.join(work)}\n")
+        sbatch = ["sbatch", "--parsable", "--requeue", f"--output={tmp_path}/out", str(script)]
+        done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
+        job = done.stdout.strip()
+        until = time.monotonic() + 180
+        disturb(gamma, job, log)
+        copies: set[str] = set()
+        while len(copies) < 2 or len(ended(log)) < 2:
+            copies |= {path.name for path in Path("/proc").glob("[0-9]*") if works_on(path, disturb.__name__)}
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.05)
+    assert sorted(ended(log)) == [0, 1]
+
+
+def begun(log: Path) -> list[int]:
+    return trials(log, "begin")
+
+
+def ended(log: Path) -> list[int]:
+    return trials(log, "end")
+
+
+def trials(log: Path, what: str) -> list[int]:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [int(line.split()[1]) for line in lines if line.startswith(what)]
+
+
+def works_on(process: Path, name: str) -> bool:
+    with suppress(OSError):
+        arguments = (process / "cmdline").read_bytes().split(b"\0")
+        return arguments[2:3] == [name.encode()] and (process / "stat").read_text().split()[2] != "Z"
+    return False
+
+
+def wait_for(what: Callable[[], object], log: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, log.read_text() if log.exists() else "it said nothing"
+        time.sleep(0.05)
