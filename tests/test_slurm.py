@@ -21,6 +21,8 @@ import sqlalchemy
 import tiny
 from test_pipeline import STUDY
 
+from trainers.job import Job, Parts, Stage, Tune
+
 ROOT = Path(__file__).parent.parent
 TWO = STUDY.replace("[clip@32, siglip@32, clip@32+siglip@32]", "[clip@32, siglip@32]").replace(
     "    template: chat\n    train:", "    epochs: 12\n    template: chat\n    train:"
@@ -177,6 +179,39 @@ def test_a_job_that_is_started_twice_finetunes_once(
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.05)
     assert sorted(ended(log)) == [0, 1]
+
+
+def test_one_training_on_two_nodes(
+    alpha_and_beta: tuple[slurm.Cluster, ...], storage: str, study: Path, tmp_path: Path
+) -> None:
+    """One process on each, started by srun, trains what two on one machine train."""
+    tiny.manifest(tmp_path, 12)
+    train = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
+    job = Job(
+        parts=Parts(
+            representation="clip@32|pool@2",
+            llm=str(study / "llm"),
+            template="chat",
+            encoders=(study / "encoders.yaml",),
+        ),
+        stage=Stage(data="x", template="chat", train=train, batch=4, micro_batch=2, longest=100),
+        data=tmp_path / "turns-2.json",
+    )
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    run = (
+        "import sys; from pathlib import Path; from trainers.job import read_job; from trainers.launch import launch; "
+    )
+    run += "launch(read_job(Path(sys.argv[1])), Path(sys.argv[2]), 2)"
+    command = shlex.join([sys.executable, "-c", run, str(tmp_path / "job.json")])
+    (tmp_path / "job.sh").write_text(f"#!/bin/sh\nsrun --nodes=1 --ntasks=1 {command} {tmp_path}/slurm\n")
+    site = Site(alpha_and_beta[1], tmp_path, storage)
+    sbatch = ["sbatch", "--wait", "--nodes=2", f"--output={tmp_path}/out", str(tmp_path / "job.sh")]
+    done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
+    log = tmp_path / "slurm" / "train.log"
+    assert done.returncode == 0, (tmp_path / "out").read_text() + (log.read_text() if log.exists() else "")
+    subprocess.run([*shlex.split(command), str(tmp_path / "here")], cwd=ROOT, env=site.environment, check=True)
+    one, other = (tmp_path / where / "result" / "weights.safetensors" for where in ("slurm", "here"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def begun(log: Path) -> list[int]:
