@@ -73,7 +73,7 @@ def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False
         half = read_half(storage, name)
         working = tuple(t.number for t in half.trials if t.state == "RUNNING" and locks.held(f"{TRIAL}{t.number}"))
     members: dict[str, bytes | Path] = {STUDY: half.model_dump_json(indent=1).encode()}
-    finetunes, work = make_finetunes(study.source, home.work), home.work.absolute()
+    finetunes, work = make_finetunes(study.source, home.work, home.store), home.work.absolute()
     finetuned = {trial.candidate for trial in half.trials if trial.candidate is not None}
     files = workfiles.belonging(finetunes, len(table.representations), finetuned, checkpoints=checkpoints)
     pack(file, name, socket.gethostname(), members | {workfiles.member(path, work): path for path in files})

@@ -223,7 +223,7 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
 
     home = Home(storage, tracking)
     study = open_study(home, name)
-    record = Recorder(home, study, make_finetunes(study.source, home.work))
+    record = Recorder(home, study, make_finetunes(study.source, home.work, home.store))
     with console.waiting("writing the record"):
         record(with_figures=study.snapshot().is_scored)
     if record.missing is not None:
@@ -264,7 +264,7 @@ def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
     from acsearch.finetunes import make_finetunes
     from acsearch.recorder import Recorder
 
-    finetunes = make_finetunes(study.source, home.work)
+    finetunes = make_finetunes(study.source, home.work, home.store)
     work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
     record = Recorder(home, study, finetunes)
     with console.progress(study) as watch:

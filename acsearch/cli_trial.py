@@ -54,7 +54,7 @@ def _work(home: Home, name: str) -> Iterator[tuple[Study, Finetunes]]:
         from acsearch.finetunes import make_finetunes
 
         study = open_study(home, name)
-        yield study, make_finetunes(study.source, home.work)
+        yield study, make_finetunes(study.source, home.work, home.store)
 
 
 def _say(event: Event) -> None:

@@ -56,6 +56,10 @@ class PreemptedError(AcsearchError):
     """We were asked to stop and did, with all that was done committed; the same command goes on."""
 
 
+class StoreError(AcsearchError):
+    """The work store cannot be used: its address, its bucket, or what we may do there."""
+
+
 class EvaluationError(AcsearchError):
     """A model cannot be evaluated: its benchmark, its data, or lmms-eval says why."""
 

@@ -35,7 +35,8 @@ class CandidateScores:
 @dataclass(frozen=True)
 class Observation:
     """One finetune on all benchmarks. scores and their standard errors: in points, by benchmark; an error is None
-    where the benchmark gives none.  seconds: wall clock.  checkpoint: folder of the trained model."""
+    where the benchmark gives none.  seconds: wall clock.  checkpoint: folder of the trained model, or its address in
+    the work store."""
 
     scores: dict[str, float]
     seconds: float
@@ -71,6 +72,10 @@ class Finetunes(Protocol):
         """What the work folder holds of a candidate, or would: folders of stages, and files of scores."""
         ...
 
+    def model(self, candidate: int) -> Path | None:
+        """The folder of a finetuned candidate's model, brought here if it lies elsewhere; None where there is none."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class RecordedFinetunes:
@@ -98,14 +103,17 @@ class RecordedFinetunes:
     def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
         return []
 
+    def model(self, candidate: int) -> Path | None:
+        return None
 
-def make_finetunes(source: Source, work: Path) -> Finetunes:
-    """What a study of this source searches. work: folder for what training makes."""
+
+def make_finetunes(source: Source, work: Path, store: str | None = None) -> Finetunes:
+    """What a study of this source searches. work: folder for what training makes.  store: URL that shares it."""
     if source.study is None:
         return RecordedFinetunes(load_source(source))
     from acsearch.pipeline import Pipeline  # here, because only studies that train need torch
 
-    return Pipeline(load_study(source.study), work)
+    return Pipeline(load_study(source.study), work, store)
 
 
 def is_scored(table: Table) -> bool:

@@ -43,6 +43,11 @@ class Home:
         return self.folder / "work"
 
     @property
+    def store(self) -> str | None:
+        """Where machines share what is in the work folder, as fsspec names it; see `trainers.store`."""
+        return os.environ.get("ACSEARCH_WORK") or None
+
+    @property
     def storage_url(self) -> str:
         return self.storage or os.environ.get("ACSEARCH_STORAGE") or f"sqlite:///{self.folder / 'studies.db'}"
 

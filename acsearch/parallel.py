@@ -72,7 +72,7 @@ def _work(home: Home, name: str, devices: list[str] | None, finetunes_too: bool)
 
     with suppress(Exception, KeyboardInterrupt):
         study = Study.open(home.open_storage(create=False), home.locks(name), name)
-        finetunes = make_finetunes(study.source, home.work)
+        finetunes = make_finetunes(study.source, home.work, home.store)
         if finetunes_too:
             study.run(finetunes, watch)
         else:

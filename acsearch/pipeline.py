@@ -8,7 +8,7 @@
     scores/<key>.json                 A or C, with what else was measured
 
 Everything in the work folder is named by what it depends on, so nothing is done twice: not after a crash, and not for
-another study that has the same candidate.
+another study that has the same candidate. A work store (`trainers.store`) shares all of it but the data among machines.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from evals.runner import evaluate
 from trainers import stop
 from trainers.build import METRICS, load_model
 from trainers.encoders import Registry, load_registry
-from trainers.job import Job, Parts, Stage
+from trainers.job import Job, Parts, Shared, Stage
 from trainers.launch import launch
 from trainers.representation import VisionRepresentation, build_representation
-from trainers.train import OUTBOX
+from trainers.store import open_store
+from trainers.train import OUTBOX, RESULT
 
 _SHORT = 24  # characters of a digest in a name
 
@@ -49,11 +50,14 @@ _SHORT = 24  # characters of a digest in a name
 class Pipeline:
     """`acsearch.finetunes.Finetunes` that train."""
 
-    def __init__(self, config: StudyConfig, work: Path) -> None:
+    def __init__(self, config: StudyConfig, work: Path, store: str | None = None) -> None:
+        """store: fsspec URL of what shares the work folder among machines. Raises StoreError for one that cannot be."""
         assert config.file.training is not None
         self.recipe: Recipe = config.file.training
         self._home = config.path.parent
         self._work = work.absolute()
+        self._shared = Shared(url=store, root=self._work) if store else None
+        self._store = open_store(self._shared)
         self._say: Say = lambda text: None
         self._visions: dict[Representation, VisionRepresentation] = {}
 
@@ -69,11 +73,13 @@ class Pipeline:
 
     def score(self, candidate: int, say: Say) -> CandidateScores:
         """C from the encoders' features alone; then stage 1, the connector; then A."""
-        self._say, started = say, time.perf_counter()
+        started = time.perf_counter()
+        self._attend(say)
         representation = self.recipe.representations[candidate]
         with _share_of_cores(self.parallel):
             c = self._correspondence(representation) if self.recipe.correspondence else {"value": None}
             a = self._alignment(representation, self._train(self._align_job(representation), "connector"))
+        self._store.drain()  # what is told can be had
         details = {f"A/{key}": value for key, value in a.items()} | {f"C/{key}": value for key, value in c.items()}
         return CandidateScores(
             alignment=(a["value"],) * len(self.recipe.benchmarks),
@@ -84,14 +90,16 @@ class Pipeline:
 
     def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
         """Stage 2, connector and language model; then the benchmarks."""
-        self._say = say
+        self._attend(say)
 
         def evaluating(name: str, done: int, of: int) -> None:
             stop.check()
             say(f"evaluating {name}, {done} of {of}")
 
+        representation = self.recipe.representations[candidate]
+        self._train(self._align_job(representation), "connector")  # where another machine scored it
         labels = {"trial": str(trial)} | ({"mlflow_run": run} if run else {})
-        job = self._finetune_job(self.recipe.representations[candidate]).model_copy(update={"labels": labels})
+        job = self._finetune_job(representation).model_copy(update={"labels": labels})
         result = self._train(job, "finetune")
         stop.check()
         evaluation = evaluate(
@@ -103,19 +111,33 @@ class Pipeline:
             cache=self._work / "answers",
             data={name: self._data / path for name, path in self.recipe.evaluation.data.items()},
             progress=evaluating,
+            store=self._store,
         )
+        self._store.drain()
         trained = json.loads((result / METRICS).read_text())["seconds"]
         return Observation(
             scores={name: score.points for name, score in evaluation.scores.items()},
             errors={name: score.standard_error for name, score in evaluation.scores.items()},
             seconds=trained + evaluation.seconds,
-            checkpoint=str(result),
+            checkpoint=self._store.address(result),
         )
 
     def logs(self, candidate: int, trial: int | None) -> Path | None:
         representation = self.recipe.representations[candidate]
         job = self._align_job(representation) if trial is None else self._finetune_job(representation)
-        return self._stage_folder(job) / OUTBOX
+        folder = self._stage_folder(job)
+        kept = self._store.read(folder / RESULT, OUTBOX)
+        if kept is not None:  # another machine may have gone on from here
+            _write(folder / OUTBOX, lambda fresh: fresh.write_bytes(kept))
+        return folder / OUTBOX
+
+    def model(self, candidate: int) -> Path | None:
+        return self._store.result(self._stage_folder(self._finetune_job(self.recipe.representations[candidate])))
+
+    def _attend(self, say: Say) -> None:
+        """Tell this person from now on. Whether the store can be used should be known before anything is trained."""
+        self._say = self._store.say = say
+        self._store.check()
 
     def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
         representation = self.recipe.representations[candidate]
@@ -151,10 +173,11 @@ class Pipeline:
             stage=stage,
             data=data,
             images=self._data / stage.images if stage.images else None,
-            start=self._stage_folder(start) / "result" if start else None,
+            start=self._stage_folder(start) / RESULT if start else None,
             seed=self.recipe.seed,
             identity=_digest(content),
             features=self._work / "features",
+            store=self._shared,
         )
 
     def _stage_folder(self, job: Job) -> Path:
@@ -166,7 +189,9 @@ class Pipeline:
         def watch(step: int, steps: int, loss: float) -> None:
             self._say(f"{what}, step {step} of {steps}, loss {loss:.2f}")
 
-        return launch(job, self._stage_folder(job), self.recipe.processes, watch)
+        result = launch(job, self._stage_folder(job), self.recipe.processes, watch)
+        self._store.push(result, keep=0)  # where processes of their own did not come to it
+        return result
 
     # -- scores --------------------------------------------------------------------------------------------------------
 
@@ -213,8 +238,7 @@ class Pipeline:
 
         alone = self._vision(Representation((representation.parts[part],)))
         path = self._work / "pairs" / f"{_digest([alone.fingerprint, self._pairs_digest])[:_SHORT]}.pt"
-        if not path.exists():
-            _write(path, lambda fresh: torch.save(extract(alone, self._pairs)[0].cpu(), fresh))
+        self._have(path, lambda fresh: torch.save(extract(alone, self._pairs)[0].cpu(), fresh))
         maps: torch.Tensor = torch.load(path, weights_only=True)
         return maps
 
@@ -260,12 +284,16 @@ class Pipeline:
     def _once(self, what: str, key: Sequence[str], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A measurement, or what it gave before."""
         path = self._score_file(what, key)
-        if not path.exists():
-            stop.check()
-            found = measure()
-            _write(path, lambda fresh: fresh.write_text(json.dumps(found, indent=1)))
+        self._have(path, lambda fresh: fresh.write_text(json.dumps(measure(), indent=1)))
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
+
+    def _have(self, path: Path, write: Callable[[Path], object]) -> None:
+        """A file that is here, or in the store, or is written now."""
+        if not path.exists() and not self._store.pull_file(path):
+            stop.check()
+            _write(path, write)
+        self._store.push_file(path)
 
     def _score_file(self, what: str, key: Sequence[str]) -> Path:
         return self._work / "scores" / f"{what}-{_digest(key)[:_SHORT]}.json"

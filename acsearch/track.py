@@ -86,7 +86,7 @@ class Record:
                 for name, figure in figures(snapshot).items():
                     self._client.log_figure(parent.info.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 150})
             if snapshot.is_over and snapshot.best is not None:
-                self._register(experiment, runs, snapshot, snapshot.best)
+                self._register(experiment, runs, snapshot, snapshot.best, finetunes)
             now = snapshot.steps[-1].time if snapshot.steps else snapshot.started
             self._set_status(parent, "FINISHED" if snapshot.is_over else "RUNNING", now)
             whole = len(_key(snapshot, ""))
@@ -255,9 +255,16 @@ class Record:
             self._replay(run.info.run_id, finetunes.logs(record.candidate, record.trial))
         self._set_status(run, _STATUS.get(record.state, "FAILED"), record.finished or record.started)
 
-    def _register(self, experiment: str, runs: dict[str, Run], snapshot: Snapshot, best: FinetuneRecord) -> None:
+    def _register(
+        self,
+        experiment: str,
+        runs: dict[str, Run],
+        snapshot: Snapshot,
+        best: FinetuneRecord,
+        finetunes: Finetunes,
+    ) -> None:
         """The best finetuned model into the registry, once: as the champion among the study's models."""
-        if best.checkpoint is None or not Path(best.checkpoint).is_dir():  # imported without its checkpoint
+        if best.checkpoint is None or best.candidate is None:
             return
         run = runs[_key(snapshot, f"finetune/{best.trial}")].info.run_id
         name = f"acsearch-{snapshot.name}"
@@ -266,11 +273,14 @@ class Record:
         versions = self._client.search_model_versions(f"name = '{name}'")
         version = next((one.version for one in versions if one.run_id == run), None)
         if version is None:
+            folder = finetunes.model(best.candidate)
+            if folder is None:
+                raise StudyError(f"{best.checkpoint}: the best finetuned model is not there any more")
             params = {"representation": best.representation, "checkpoint": best.checkpoint}
             model = self._client.create_logged_model(
                 experiment, re.sub(r"\W", "-", best.representation), run, params=params, model_type="acsearch"
             )
-            self._client.log_model_artifacts(model.model_id, best.checkpoint)
+            self._client.log_model_artifacts(model.model_id, str(folder))
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
             version = self._client.create_model_version(
                 name, model.artifact_location, run, description=best.representation, model_id=model.model_id

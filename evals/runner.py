@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from acsearch.errors import EvaluationError
 from evals.benchmarks import Benchmark
 from evals.definition import data_digest
+from trainers.store import Store
 
 if TYPE_CHECKING:
     from evals.adapter import Model
@@ -58,23 +59,32 @@ def evaluate(
     cache: Path | None = None,
     data: dict[str, Path] | None = None,
     progress: Progress | None = None,
+    store: Store | None = None,
 ) -> Evaluation:
     """Evaluate a model, or take up where an evaluation of the same model in this folder was interrupted.
 
     model: see `evals.adapter`.  batch_size: how many questions the model is given at a time; results do not depend on
     it.  limit: only so many rows of each.  cache: of answers, by weights, shared by all evaluations.  data: local data
-    by benchmark.  progress: told what is done; on every rank, of its own share.
+    by benchmark.  progress: told what is done; on every rank, of its own share.  store: shares what is in the folder.
     The global random generators are left as they were. Raises EvaluationError.
     """
     started = time.perf_counter()
-    data = data or {}
+    data, store = data or {}, store or Store()
     unknown = set(data) - {benchmark.name for benchmark in benchmarks}
     if unknown:
         raise EvaluationError(f"data is given for {min(unknown)!r}, which is no benchmark of this evaluation")
     with _ranks() as (rank, share):
         fingerprint = model.fingerprint
         wanted = {one.name: _identity(one, fingerprint, limit, data.get(one.name)) for one in benchmarks}
-        found = {one.name: _committed(folder, one.name, wanted[one.name]) for one in benchmarks} if rank == 0 else {}
+        found = {}
+        if rank == 0:
+            for name in wanted:
+                for path in _files(folder, name):
+                    if path.exists():
+                        store.push_file(path)  # who wrote it may not have come to it
+                    else:
+                        store.pull_file(path)
+            found = {name: _committed(folder, name, wanted[name]) for name in wanted}
         results: dict[str, dict[str, Any]] = {name: result for name, result in share(found).items() if result}
         before = sum(result["seconds"] for result in results.values())
         pending = [benchmark for benchmark in benchmarks if benchmark.name not in results]
@@ -86,6 +96,8 @@ def evaluate(
                 result = harness.run(benchmark, data.get(benchmark.name), limit)
                 if rank == 0:
                     results[benchmark.name] = _commit(folder, benchmark, wanted[benchmark.name], result)
+                    for path in _files(folder, benchmark.name):
+                        store.push_file(path)
         results = share(results)
     scores = {one.name: Score(**results[one.name]["score"]) for one in benchmarks}
     return Evaluation(scores, before + time.perf_counter() - started)
@@ -104,6 +116,11 @@ def _identity(benchmark: Benchmark, fingerprint: str, limit: int | None, data: P
         "data": data and data_digest(data),
         "lmms_eval": importlib.metadata.version("lmms-eval"),
     }
+
+
+def _files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Samples, and the result, which is written last."""
+    return folder / "samples" / f"{name}.jsonl", folder / "results" / f"{name}.json"
 
 
 def _committed(folder: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ Asked to stop by a signal, see `trainers.stop`, it commits a checkpoint and ends
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from acsearch.errors import AcsearchError, PreemptedError
 from trainers import stop
 from trainers.job import read_job
 from trainers.launch import slurm_ranks
+from trainers.store import open_store
 from trainers.train import run_stage
 
 if __name__ == "__main__":
@@ -20,8 +22,12 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     os.environ |= slurm_ranks(os.environ)
     try:
+        job = read_job(Path(sys.argv[1]))
+        store = open_store(job.store)
+        store.say = functools.cache(lambda text: print(text, file=sys.stderr, flush=True))  # each line once
         with stop.listening():
-            run_stage(read_job(Path(sys.argv[1])), Path(sys.argv[2]))
+            run_stage(job, Path(sys.argv[2]))
+            store.drain()
     except PreemptedError:
         sys.exit(stop.EXIT_CODE)
     except AcsearchError as error:

@@ -17,12 +17,17 @@ from pathlib import Path
 from acsearch.errors import TrainingError
 
 MARK = "commit.json"
-_PREFIX = "step-"
+RESULT = "result"  # of a stage
+PREFIX = "step-"
+KEEP = 2  # checkpoints of a stage
 
 
 @contextmanager
-def committing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well, and goes away when it does not."""
+def committing(folder: Path, expected: dict[str, str] | None = None) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well, and goes away when it does not.
+
+    expected: SHA-256 of each file, where they are known. Raises TrainingError when others were written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for half in folder.parent.glob(f".{folder.name}.*"):  # of a process that died
         shutil.rmtree(half, ignore_errors=True)
@@ -31,6 +36,8 @@ def committing(folder: Path) -> Iterator[Path]:
     try:
         yield fresh
         files = {path.relative_to(fresh).as_posix(): sha256(path) for path in _files(fresh)}
+        if expected not in (None, files):
+            raise TrainingError(f"{folder}: not what its {MARK} says")
         (fresh / MARK).write_text(json.dumps(files, indent=1, sort_keys=True))
         for path in [*_files(fresh), fresh]:
             _sync(path)
@@ -67,19 +74,23 @@ def verify(folder: Path) -> None:
 
 
 def step_folder(stage: Path, step: int) -> Path:
-    return stage / f"{_PREFIX}{step:08d}"
+    return stage / f"{PREFIX}{step:08d}"
 
 
 def latest(stage: Path) -> Path | None:
     """The last whole checkpoint of a stage."""
-    return next((path for path in sorted(stage.glob(f"{_PREFIX}*"), reverse=True) if committed(path)), None)
+    return next((path for path in sorted(stage.glob(f"{PREFIX}*"), reverse=True) if committed(path)), None)
 
 
-def prune(stage: Path, keep: int) -> None:
-    """Remove all but the last `keep` checkpoints of a stage, and what dead processes left half-written."""
-    steps = sorted(stage.glob(f"{_PREFIX}*"))
-    for path in [*steps[: len(steps) - keep], *stage.glob(f".{_PREFIX}*")]:
-        shutil.rmtree(path, ignore_errors=True)
+def prune(stage: Path, keep: int, spare: Path | None = None) -> None:
+    """Remove all but the last `keep` checkpoints of a stage, and what dead processes left half-written.
+
+    spare: one that is needed for something else.
+    """
+    steps = sorted(stage.glob(f"{PREFIX}*"))
+    for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*")]:
+        if path != spare:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

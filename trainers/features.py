@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,17 +21,19 @@ from acsearch.space import Joining
 from trainers.data import Manifest
 from trainers.images import content_seed
 from trainers.representation import VisionRepresentation
+from trainers.store import Store
 
 Progress = Callable[[int, int], None]  # done, of how many
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features of a manifest's images under a folder."""
+    """Features of a manifest's images under a folder, which a store may share."""
 
     folder: Path
     vision: VisionRepresentation
     manifest: Manifest
+    store: Store = field(default_factory=Store)
 
     def path(self, part: int) -> Path:
         encoder = self.vision.parts[part]
@@ -55,8 +57,13 @@ class FeatureCache:
     def fill(self, batch_size: int = 64, progress: Progress | None = None) -> None:
         """Extract what is not there yet."""
         for part in range(len(self.vision.parts)):
-            if not self.path(part).exists():
+            if not self.path(part).exists() and not self.store.pull_file(self.path(part)):
                 self._extract(part, batch_size, progress)
+
+    def share(self) -> None:
+        """Have them uploaded, by one process."""
+        for part in range(len(self.vision.parts)):
+            self.store.push_file(self.path(part))
 
     def _extract(self, part: int, batch_size: int, progress: Progress | None) -> None:
         encoder, target, samples = self.vision.parts[part], self.path(part), list(self._row)

@@ -87,6 +87,13 @@ class Stage(_Strict):
         return self
 
 
+class Shared(_Strict):
+    """A work store, and the folder here whose contents it shares; see `trainers.store`."""
+
+    url: str
+    root: Path
+
+
 class Job(_Strict):
     """A stage of one candidate. data: the manifest.  start: the committed result whose weights it begins with."""
 
@@ -98,6 +105,7 @@ class Job(_Strict):
     seed: int = Field(default=0, ge=0)
     identity: str = ""  # of whatever the paths point to
     features: Path | None = None  # where cached features are
+    store: Shared | None = None
     labels: dict[str, str] = {}  # written beside checkpoints: the MLflow run, the trial
 
     @property

@@ -19,7 +19,7 @@ from trainers.data import read_manifest
 from trainers.job import Job
 from trainers.order import Schedule
 from trainers.outbox import Outbox
-from trainers.train import OUTBOX, RESULT, Watch, run_stage
+from trainers.train import OUTBOX, RESULT, Watch, fetch, run_stage
 
 _LOOK = 2.0  # seconds between looks at how far the processes are
 
@@ -30,6 +30,7 @@ def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -
     if processes == 1:
         return run_stage(job, folder, watch)
     result, log = folder / RESULT, folder / "train.log"
+    fetch(job, folder)
     if committed(result):
         return result
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,11 +38,12 @@ from trainers.model import Batch, MultimodalModel, without_future_warnings
 from trainers.order import Schedule
 from trainers.outbox import Outbox
 from trainers.shard import load_optimizer_state, optimizer_state, shard, whole
+from trainers.store import Store, open_store
 from trainers.templates import IGNORED
 
-RESULT, OUTBOX = "result", "outbox.jsonl"
+RESULT, OUTBOX = checkpoint.RESULT, "outbox.jsonl"
 _OPTIMIZER, _STATE = "optimizer.pt", "state.json"
-_KEEP = 2  # checkpoints
+_GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
 _REPORT_EVERY = 10  # steps between lines about speed
 _CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
 
@@ -65,14 +67,18 @@ def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
     Raises DataError when samples cannot be trained on, CandidateError when the loss is not finite or memory does not
     suffice, TrainingError when a checkpoint is another job's, and PreemptedError as `trainers.stop` says.
     """
-    result = folder / RESULT
+    result, store, first = folder / RESULT, open_store(job.store), os.environ.get("RANK", "0") == "0"
     if checkpoint.committed(result):
+        if first:
+            store.push(result, keep=0)
         return result
-    alone = Locks(folder).exclusive("lock") if os.environ.get("RANK", "0") == "0" else nullcontext()
+    alone = Locks(folder).exclusive("lock") if first else nullcontext()
     with alone:
+        if first:
+            _fetch(job, folder, store)
         accelerator = Accelerator(cpu=not torch.cuda.is_available())  # here all processes meet
         if not checkpoint.committed(result):  # by those that were waited for
-            run = _Run(job, folder, accelerator)
+            run = _Run(job, folder, accelerator, store)
             run.resume()
             run.rehearse()
             run.train(watch)
@@ -80,12 +86,28 @@ def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
     return result
 
 
+def fetch(job: Job, folder: Path) -> None:
+    """Bring here what the store has of a stage, before processes are started that would wait for each other."""
+    with Locks(folder).exclusive("lock"):
+        _fetch(job, folder, open_store(job.store))
+
+
+def _fetch(job: Job, folder: Path, store: Store) -> None:
+    """The stage's result; else its last checkpoint, and the result that it starts from."""
+    if not checkpoint.committed(folder / RESULT) and not store.pull(folder / RESULT):
+        store.pull_latest(folder)
+        if job.start is not None and not (job.start / checkpoint.MARK).exists():
+            store.result(job.start.parent)
+
+
 class _Run:
     """A stage that is being trained by this process, one of `accelerator.num_processes`."""
 
-    def __init__(self, job: Job, folder: Path, accelerator: Accelerator) -> None:
-        self.job, self.stage, self.folder, self.accelerator = job, job.stage, folder, accelerator
+    def __init__(self, job: Job, folder: Path, accelerator: Accelerator, store: Store) -> None:
+        self.job, self.stage, self.folder, self.accelerator, self.store = job, job.stage, folder, accelerator, store
         model = build_model(job.parts, accelerator.device)
+        if job.start is not None:
+            self._on_every_node(job.start)
         inherited = restore(model, job.start) if job.start is not None else {}
         groups, trained = model.tune(self.stage.train, job.seed), model.trainable()
         self.inherited = {name: weight for name, weight in inherited.items() if name not in trained}
@@ -114,13 +136,15 @@ class _Run:
         stage, tokens, cache = self.stage, model.connector.tokens, None
         manifest = read_manifest(self.job.data, self.job.images)
         if stage.cache_features and self.job.features is not None:
-            cache = FeatureCache(self.job.features, model.vision, manifest)
+            cache = FeatureCache(self.job.features, model.vision, manifest, self.store)
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process and checkpoint.latest(self.folder) is None:
                 seen = cache is not None and cache.full
                 check(manifest, stage.template, model.tokenizer, tokens, stage.longest, decode=not seen)
             if cache is not None:
                 cache.fill()
+        if cache is not None and self.accelerator.is_main_process:
+            cache.share()
         return Batcher(
             manifest, model.vision, model.tokenizer, stage.template, tokens, stage.longest, model.pad_id, cache
         )
@@ -153,6 +177,7 @@ class _Run:
             if stopping or (every and self.progress.step % every == 0):
                 self.save()
             if stopping:
+                self.store.drain(within=_GRACE)
                 raise PreemptedError(f"stopped as asked after step {self.progress.step} of {steps}; it is committed")
 
     def _step(self, batches: list[Batch]) -> tuple[float, int, float, bool]:
@@ -252,12 +277,15 @@ class _Run:
         weights, inner = _gathered(self.bare.trainable()), self.optimizer.optimizer
         optimizer = optimizer_state(self.model, inner) if self.sharded else inner.state_dict()
         if self.accelerator.is_main_process:
-            with checkpoint.committing(checkpoint.step_folder(self.folder, self.progress.step)) as folder:
+            target = checkpoint.step_folder(self.folder, self.progress.step)
+            with checkpoint.committing(target) as folder:
                 save_file(weights, folder / WEIGHTS)
                 torch.save(optimizer, folder / _OPTIMIZER)
                 state = {"job": self.job.digest, "progress": vars(self.progress), "labels": self.job.labels}
                 (folder / _STATE).write_text(json.dumps(state, indent=1))
-            checkpoint.prune(self.folder, _KEEP)
+                self._keep_metrics(folder)
+            self.store.push(target, checkpoint.KEEP)
+            checkpoint.prune(self.folder, checkpoint.KEEP, spare=self.store.busy)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
@@ -265,9 +293,30 @@ class _Run:
         found = [checkpoint.latest(self.folder)] if self.accelerator.is_main_process else [None]
         folder = broadcast_object_list(found)[0]
         if folder is not None:
+            self._on_every_node(folder)
             self._load(folder)
         if self.accelerator.is_main_process:
+            if folder is not None and (folder / OUTBOX).exists():  # where it was taken up before, or where it was not
+                shutil.copyfile(folder / OUTBOX, self.outbox.path)
             self.outbox.cut(self.progress.step)
+
+    def _on_every_node(self, folder: Path) -> None:
+        """Through the store, where nodes have folders of their own."""
+        accelerator = self.accelerator
+        if accelerator.num_processes == int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)):
+            return
+        if accelerator.is_main_process:
+            self.store.push(folder, checkpoint.KEEP if folder.parent == self.folder else 0)
+            self.store.drain()
+        accelerator.wait_for_everyone()
+        if accelerator.is_local_main_process and not checkpoint.committed(folder):
+            self.store.pull(folder)
+        accelerator.wait_for_everyone()
+
+    def _keep_metrics(self, folder: Path) -> None:
+        """With a checkpoint goes what was measured until then."""
+        if self.outbox.path.exists():
+            shutil.copyfile(self.outbox.path, folder / OUTBOX)
 
     def _load(self, folder: Path) -> None:
         state = json.loads((folder / _STATE).read_text())
@@ -297,6 +346,8 @@ class _Run:
                 (folder / MODEL).write_text(json.dumps(about, indent=1))
                 metrics = vars(self.progress) | {"samples": round(self.stage.epochs * len(self.batcher.manifest))}
                 (folder / METRICS).write_text(json.dumps(metrics, indent=1))
+                self._keep_metrics(folder)
+            self.store.push(result, keep=0)
             checkpoint.prune(self.folder, keep=0)
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
