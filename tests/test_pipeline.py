@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import s3
 import tiny
 
 from acsearch.home import Home
@@ -207,6 +208,61 @@ def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
         assert other.checkpoint is not None
         weights = [Path(checkpoint) / "weights.safetensors" for checkpoint in (one.checkpoint, other.checkpoint)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_killed_on_one_machine_and_resumed_on_another(
+    study: Path, undisturbed: tuple[Path, dict[str, Any], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first, killed in stage 2, only the storage and what it had in S3 is left."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    storage = ["--storage", f"sqlite:///{tmp_path / 'studies.db'}"]
+    (tmp_path / "s3").mkdir()
+    with s3.server(tmp_path / "s3") as server:
+        for name, value in (server.environment | {"ACSEARCH_WORK": f"s3://{s3.BUCKET}/work"}).items():
+            monkeypatch.setenv(name, value)
+
+        def marks() -> dict[str, str]:
+            """The committed results there, with the hash of their marks."""
+            found = server.client().list_objects_v2(Bucket=s3.BUCKET)["Contents"]
+            return {one["Key"]: one["ETag"] for one in found if one["Key"].endswith("/result/commit.json")}
+
+        process = subprocess.Popen(
+            command("study", "start", str(study), "--budget", "2", *storage),
+            env=environment(one),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not in_stage(4)(one):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(one)
+        before = marks()
+        run(two, "study", "resume", "tiny", *storage)
+        after = marks()
+    assert len(before) == 3  # stage 1 of every candidate
+    assert before.items() < after.items()  # nothing was trained again
+    place = Home(storage=storage[1])
+    resumed = Study.open(place.open_storage(create=False), place.locks("tiny"), "tiny").snapshot()
+    expected = snapshot(undisturbed[0])
+    np.testing.assert_array_equal(resumed.table.alignment, expected.table.alignment)
+    for mine, other in zip(resumed.finished, expected.finished, strict=True):
+        assert (mine.candidate, mine.points, mine.errors) == (other.candidate, other.points, other.errors)
+        assert mine.checkpoint is not None
+        assert other.checkpoint is not None
+        name = mine.checkpoint.removeprefix(f"s3://{s3.BUCKET}/work/")
+        assert f"work/{name}/commit.json" in after
+        pulled = two / "work" / name / "weights.safetensors"
+        assert pulled.read_bytes() == (Path(other.checkpoint) / "weights.safetensors").read_bytes()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{two / 'mlflow.db'}")
+    for finetune in resumed.finished:
+        assert finetune.run is not None
+        history = client.get_metric_history(finetune.run, "train/loss")
+        assert [point.step for point in history] == list(range(1, 7))
+    assert client.get_model_version_by_alias("acsearch-tiny", "champion")
 
 
 def test_a_plan_needs_no_weights(study: Path, tmp_path: Path) -> None:

@@ -188,10 +188,14 @@ def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) 
 
 def test_a_checkpoint_that_was_superseded_is_not_waited_for(tmp_path: Path) -> None:
     store, stage = RemoteStore(f"file://{tmp_path}/store", tmp_path / "here"), tmp_path / "here" / "stages" / "a"
-    store.push(checkpoint.step_folder(stage, 1), keep=2)  # pruned already
+    half = commit(checkpoint.step_folder(stage, 1), weights="1")
+    (half / "weights").unlink()
+    store.push(half, keep=2)  # being pruned
+    store.push(checkpoint.step_folder(stage, 0), keep=2)  # pruned
     store.push(commit(checkpoint.step_folder(stage, 2), weights="2"), keep=2)
     assert store.drain()
     assert [path.name for path in (tmp_path / "store" / "stages" / "a").iterdir()] == ["step-00000002"]
+    shutil.rmtree(half)
     busy = commit(checkpoint.step_folder(stage, 3), weights="3")
     for step in (4, 5, 6):
         commit(checkpoint.step_folder(stage, step), weights="4")

@@ -73,6 +73,14 @@ def verify(folder: Path) -> None:
             raise TrainingError(f"{folder}: {name} has changed or is broken")
 
 
+def missing(folder: Path) -> bool:
+    """Whether a folder that was committed is gone, or going."""
+    try:
+        return not all((folder / name).exists() for name in json.loads((folder / MARK).read_text()))
+    except FileNotFoundError:
+        return True
+
+
 def step_folder(stage: Path, step: int) -> Path:
     return stage / f"{PREFIX}{step:08d}"
 

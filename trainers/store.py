@@ -187,9 +187,9 @@ class RemoteStore(Store):
             else:
                 self._put_folder(upload.path, upload.keep)
         except FileNotFoundError:
-            if (upload.path / MARK if upload.keep is not None else upload.path).exists():
+            if not (upload.keep and checkpoint.missing(upload.path)):
                 raise
-            # else superseded, and pruned here
+            # else a checkpoint that was superseded, and is pruned here
 
     def _put_folder(self, folder: Path, keep: int) -> None:
         mark, name = (folder / MARK).read_bytes(), self._name(folder)
