@@ -171,17 +171,25 @@ def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) 
     """Two checkpoints, whoever wrote them; after the result none, nor what other writers left half-way."""
     store, stage = RemoteStore(address(tmp_path), tmp_path / "here"), tmp_path / "here" / "stages" / "a"
     client, halves = running.client(), f"{tmp_path.name}/stages/a/step-00000001"
+
+    def marks() -> set[str]:
+        return {key for key in keys(running, tmp_path) if key.endswith(checkpoint.MARK)}
+
     client.put_object(Bucket=s3.BUCKET, Key=f"{halves}/0123/weights", Body=b"half")
     client.create_multipart_upload(Bucket=s3.BUCKET, Key=f"{halves}/0123/optimizer")
     for step in (2, 3, 4):
         store.push(commit(checkpoint.step_folder(stage, step), weights=str(step)), keep=2)
     assert store.drain()
-    marks = {key for key in keys(running, tmp_path) if key.endswith(checkpoint.MARK)}
-    assert marks == {f"stages/a/step-0000000{step}/commit.json" for step in (3, 4)}
+    assert marks() == {f"stages/a/step-0000000{step}/commit.json" for step in (3, 4)}
     assert not any("step-00000001" in key or "step-00000002" in key for key in keys(running, tmp_path))
     assert not client.list_multipart_uploads(Bucket=s3.BUCKET).get("Uploads")
-    store.push(commit(stage / RESULT, weights="5"), keep=0)
-    store.push(commit(checkpoint.step_folder(stage, 5), weights="5"), keep=2)  # of one who was cut off
+    for later in (8, 9):  # halves of another
+        client.put_object(Bucket=s3.BUCKET, Key=f"{tmp_path.name}/stages/a/step-0000000{later}/0123/weights", Body=b"")
+    store.push(commit(checkpoint.step_folder(stage, 5), weights="5"), keep=2)
+    assert store.drain()
+    assert marks() == {f"stages/a/step-0000000{step}/commit.json" for step in (4, 5)}
+    store.push(commit(stage / RESULT, weights="6"), keep=0)
+    store.push(commit(checkpoint.step_folder(stage, 6), weights="6"), keep=2)  # of one who was cut off
     assert store.drain()
     assert {key.split("/")[2] for key in keys(running, tmp_path)} == {RESULT}
 
@@ -194,7 +202,8 @@ def test_a_checkpoint_that_was_superseded_is_not_waited_for(tmp_path: Path) -> N
     store.push(checkpoint.step_folder(stage, 0), keep=2)  # pruned
     store.push(commit(checkpoint.step_folder(stage, 2), weights="2"), keep=2)
     assert store.drain()
-    assert [path.name for path in (tmp_path / "store" / "stages" / "a").iterdir()] == ["step-00000002"]
+    marks = (tmp_path / "store" / "stages" / "a").glob("*/commit.json")
+    assert [path.parent.name for path in marks] == ["step-00000002"]
     shutil.rmtree(half)
     busy = commit(checkpoint.step_folder(stage, 3), weights="3")
     for step in (4, 5, 6):

@@ -202,9 +202,11 @@ class RemoteStore(Store):
             for file in json.loads(mark):
                 self._put(folder / file, self._at(f"{inside}/{file}"), True)
             self._fs.pipe_file(self._at(f"{name}/{MARK}"), mark)
-        steps = self._steps(stage)
-        for step in steps[: max(0, len(steps) - keep)]:
-            self._remove(f"{stage}/{step}")
+        for step in reversed(self._steps(stage)):
+            if keep == 0:
+                self._remove(f"{stage}/{step}")
+            elif self._read(f"{stage}/{step}/{MARK}") is not None:  # else another writer is at it, and may end
+                keep -= 1
 
     def _put(self, path: Path, remote: str, unless_there: bool) -> None:
         if unless_there:
