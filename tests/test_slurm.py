@@ -11,19 +11,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow_server
 import postgres
 import pytest
+import s3
 import slurm
 import sqlalchemy
 import tiny
+from mlflow import MlflowClient
 from test_pipeline import STUDY
 
 from trainers.job import Job, Parts, Stage, Tune
 
 ROOT = Path(__file__).parent.parent
+STEPS = 72  # of the finetune below
 TWO = STUDY.replace("[clip@32, siglip@32, clip@32+siglip@32]", "[clip@32, siglip@32]").replace(
     "    template: chat\n    train:", "    epochs: 12\n    template: chat\n    train:"
 )
@@ -42,14 +47,26 @@ def alpha_and_beta(munge: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield alpha, beta
 
 
+@dataclass(frozen=True)
+class Services:
+    """What all sites share: the studies' database, the MLflow server and the bucket."""
+
+    storage: str
+    tracking: mlflow_server.Server
+    bucket: s3.Server
+
+
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with postgres.server(tmp_path_factory.mktemp("postgres")) as server:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folders = [tmp_path_factory.mktemp(name) for name in ("postgres", "s3", "mlflow")]
+    with postgres.server(folders[0]) as server, s3.server(folders[1]) as bucket:
         engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.execute(sqlalchemy.text("create database studies"))
+            for name in ("studies", "mlflow"):
+                connection.execute(sqlalchemy.text(f"create database {name}"))
         engine.dispose()
-        yield f"{server}/studies"
+        with mlflow_server.server(folders[2], f"{server}/mlflow", bucket) as tracking:
+            yield Services(f"{server}/studies", tracking, bucket)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +79,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Site:
-    """A login node: a cluster, a home, and the storage that all sites share."""
+    """A login node: a cluster, a folder of its own, and what all sites share."""
 
-    def __init__(self, cluster: slurm.Cluster, home: Path, storage: str) -> None:
+    def __init__(self, cluster: slurm.Cluster, home: Path, services: Services) -> None:
         self.cluster, self.home = cluster, home
-        settings = {
+        settings = services.bucket.environment | {
             "ACSEARCH_HOME": str(home),
-            "ACSEARCH_STORAGE": storage,
+            "ACSEARCH_STORAGE": services.storage,
+            "ACSEARCH_WORK": f"s3://{s3.BUCKET}/work",
+            "MLFLOW_TRACKING_URI": services.tracking.url,
             "ACSEARCH_LEASE_SECONDS": "6",
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
@@ -111,34 +130,58 @@ def finetune_steps(home: Path) -> int:
 
 
 def test_preempted_then_its_cluster_dies_and_another_goes_on(
-    alpha_and_beta: tuple[slurm.Cluster, ...], storage: str, study: Path, tmp_path: Path
+    alpha_and_beta: tuple[slurm.Cluster, ...], services: Services, study: Path, tmp_path: Path
 ) -> None:
-    """The result is that of a run here that nobody disturbed."""
-    alpha, beta = (Site(cluster, tmp_path / "shared", storage) for cluster in alpha_and_beta)
+    """The clusters share no folder. The result is that of a run on one machine that nobody disturbed."""
+    alpha, beta = (Site(cluster, tmp_path / cluster.name, services) for cluster in alpha_and_beta)
     first = alpha.begin("study", "start", str(study), "--budget", "1", "--engine", "slurm", "--parallel", "2")
     until(lambda: finetune_steps(alpha.home) > 10, first, alpha)
     (job,) = alpha.cluster.ask("squeue", "-h", "-o", "%i").split()
     alpha.cluster.ask("scancel", "--signal=USR2", job)  # as Slurm does when the time limit nears
     until(lambda: alpha.cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", first, alpha)
     at = finetune_steps(alpha.home)
-    assert 10 < at < 72
+    assert 10 < at < STEPS
     alpha.cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
     until(lambda: finetune_steps(alpha.home) > at, first, alpha)
     alpha.cluster.kill()
     first.send_signal(signal.SIGKILL)
     first.communicate()
     at = finetune_steps(alpha.home)
-    assert at < 72
-    out = beta.run("study", "resume", "tiny", "--engine", "slurm")
-    assert "finetune 1" in out
-    here = Site(alpha_and_beta[1], tmp_path / "here", f"sqlite:///{tmp_path}/here/studies.db")
-    here.run("study", "start", str(study), "--budget", "1")
-    there, expected = beta.shown("tiny"), here.shown("tiny")
+    assert at < STEPS
+    status = beta.run("study", "status", "tiny")
+    assert f"job {job} of alpha" in status
+    assert "preempted on " in status
+    assert "stopped as asked after step" in status
+    beta.run("study", "resume", "tiny", "--engine", "slurm")
+    assert not [path for path in beta.home.glob("work/stages/*") if not (path / "result").exists()]
+    there, expected = beta.shown("tiny"), undisturbed(study, tmp_path / "here")
     assert there["candidates"] == expected["candidates"]
     (one,), (other,) = there["finetunes"], expected["finetunes"]
     assert (one["representation"], one["scores"]) == (other["representation"], other["scores"])
-    weights = [(Path(finetune["checkpoint"]) / "weights.safetensors").read_bytes() for finetune in (one, other)]
-    assert weights[0] == weights[1]
+    weights = services.bucket.client().get_object(Bucket=s3.BUCKET, Key=weights_of(services.bucket, one["checkpoint"]))
+    assert weights["Body"].read() == (Path(other["checkpoint"]) / "weights.safetensors").read_bytes()
+    client = MlflowClient(tracking_uri=services.tracking.url)
+    losses = client.get_metric_history(one["run"], "train/loss")
+    assert [point.step for point in losses] == list(range(1, STEPS + 1))
+    champion = client.get_model_version_by_alias("acsearch-tiny", "champion")
+    assert (champion.run_id, champion.description) == (one["run"], one["representation"])
+
+
+def undisturbed(study: Path, home: Path) -> dict[str, Any]:
+    environment = os.environ | {"ACSEARCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    for arguments in (["start", str(study), "--budget", "1"], ["show", "tiny", "--json"]):
+        command = [sys.executable, "-m", "acsearch", "study", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def weights_of(bucket: s3.Server, checkpoint: str) -> str:
+    """The key of a committed model's weights, by its address."""
+    prefix = checkpoint.removeprefix(f"s3://{s3.BUCKET}/")
+    found = bucket.client().list_objects_v2(Bucket=s3.BUCKET, Prefix=prefix)["Contents"]
+    (key,) = [one["Key"] for one in found if one["Key"].endswith("weights.safetensors")]
+    return str(key)
 
 
 def network_split(cluster: slurm.Cluster, job: str, log: Path) -> None:
@@ -161,11 +204,11 @@ def scheduler_restart(cluster: slurm.Cluster, job: str, log: Path) -> None:
 
 @pytest.mark.parametrize("disturb", [network_split, scheduler_restart])
 def test_a_job_that_is_started_twice_finetunes_once(
-    munge: Path, storage: str, tmp_path: Path, disturb: Callable[[slurm.Cluster, str, Path], None]
+    munge: Path, services: Services, tmp_path: Path, disturb: Callable[[slurm.Cluster, str, Path], None]
 ) -> None:
     log, script = tmp_path / "log", tmp_path / "job.sh"
     with slurm.cluster(tmp_path, "gamma", munge) as gamma:
-        site = Site(gamma, tmp_path / "home", storage)
+        site = Site(gamma, tmp_path / "home", services)
         work = [sys.executable, str(ROOT / "tests" / "controller.py"), disturb.__name__, "2", "12", str(log)]
         script.write_text(f"#!/bin/sh\nexec {shlex.join(work)}\n")
         sbatch = ["sbatch", "--parsable", "--requeue", f"--output={tmp_path}/out", str(script)]
@@ -182,7 +225,7 @@ def test_a_job_that_is_started_twice_finetunes_once(
 
 
 def test_one_training_on_two_nodes(
-    alpha_and_beta: tuple[slurm.Cluster, ...], storage: str, study: Path, tmp_path: Path
+    alpha_and_beta: tuple[slurm.Cluster, ...], services: Services, study: Path, tmp_path: Path
 ) -> None:
     """One process on each, started by srun, trains what two on one machine train."""
     tiny.manifest(tmp_path, 12)
@@ -204,7 +247,7 @@ def test_one_training_on_two_nodes(
     run += "launch(read_job(Path(sys.argv[1])), Path(sys.argv[2]), 2)"
     command = shlex.join([sys.executable, "-c", run, str(tmp_path / "job.json")])
     (tmp_path / "job.sh").write_text(f"#!/bin/sh\nsrun --nodes=1 --ntasks=1 {command} {tmp_path}/slurm\n")
-    site = Site(alpha_and_beta[1], tmp_path, storage)
+    site = Site(alpha_and_beta[1], tmp_path, services)
     sbatch = ["sbatch", "--wait", "--nodes=2", f"--output={tmp_path}/out", str(tmp_path / "job.sh")]
     done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
     log = tmp_path / "slurm" / "train.log"
