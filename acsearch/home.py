@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from acsearch.locks import Claims, Locks
 
 if TYPE_CHECKING:
     import optuna
+    import sqlalchemy
 
     from acsearch.track import Record
 
@@ -109,11 +111,10 @@ class Home:
         file = _sqlite_file(self.storage_url, "--storage", "studies")
         if file is not None:
             return Locks(_lock_folder(file) / study)
-        import sqlalchemy
 
         from acsearch.leases import Leases
 
-        return Leases(sqlalchemy.create_engine(self.storage_url, pool_pre_ping=True), study, self.lease_seconds)
+        return Leases(_engine(self.storage_url), study, self.lease_seconds)
 
     def open_record(self, study: str) -> Record:
         """The MLflow record. Raises StudyError when the server or store cannot be used."""
@@ -126,6 +127,14 @@ class Home:
         if not file.exists():
             _create_database(file, lambda fresh: Record(fresh, None, self.locks(study)))
         return Record(f"sqlite:///{file.absolute()}", file.parent / "mlartifacts", self.locks(study))
+
+
+@cache
+def _engine(url: str) -> sqlalchemy.Engine:
+    """One for all leases: a server has only so many connections."""
+    import sqlalchemy
+
+    return sqlalchemy.create_engine(url, pool_pre_ping=True)
 
 
 def _sqlite_file(url: str, option: str, table: str) -> Path | None:

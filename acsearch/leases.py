@@ -66,6 +66,7 @@ class Leases:
         self._held: dict[str, str] = {}  # lease: its owner, a new one each time it is taken
         self._lost: set[str] = set()
         self._renewing: threading.Thread | None = None
+        self._guard = threading.Lock()
         if engine.dialect.name not in _NOW:
             raise StudyError(f"studies are kept in {' or '.join(_NOW)}, not in {engine.dialect.name}")
         with alone(engine):
@@ -123,10 +124,11 @@ class Leases:
         owner = uuid.uuid4().hex
         if not self._run(_TAKE, name=name, owner=owner, who=who(), term=self._term):
             return False
-        self._held[name] = owner
-        if self._renewing is None:
-            self._renewing = threading.Thread(target=self._keep, name="leases", daemon=True)
-            self._renewing.start()
+        with self._guard:
+            self._held[name] = owner
+            if self._renewing is None:
+                self._renewing = threading.Thread(target=self._keep, name="leases", daemon=True)
+                self._renewing.start()
         return True
 
     def _free(self, name: str) -> None:
@@ -136,6 +138,10 @@ class Leases:
     def _keep(self) -> None:
         while True:
             time.sleep(self._term / _RENEWALS)
+            with self._guard:
+                if not self._held:
+                    self._renewing = None
+                    return
             self._renew()  # while the database is away, nobody takes what is ours
 
     def _renew(self) -> None:

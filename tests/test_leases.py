@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import postgres
 import pytest
+import racer
 import sqlalchemy
 
 from acsearch.home import Home
@@ -41,15 +42,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'leases.db'}"
-    return database(request.getfixturevalue("server"), "leases")
-
-
-def database(server: str, name: str) -> str:
-    engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text(f"drop database if exists {name} with (force)"))
-        connection.execute(sqlalchemy.text(f"create database {name}"))
-    return f"{server}/{name}"
+    return postgres.database(request.getfixturevalue("server"), "leases")
 
 
 def leases(url: str, term: float = 60.0) -> Leases:
@@ -135,7 +128,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 def test_a_study_goes_on_where_another_machine_died(server: str, tmp_path: Path) -> None:
     """Two homes are two machines: they share the database and nothing else. It ends as one that nobody disturbed."""
-    url = database(server, "studies")
+    url = postgres.database(server, "studies")
     killed = controller(url, tmp_path / "one", "start", "law_v1", "--budget", "4")
     storage = None
     while storage is None or not any(
@@ -163,7 +156,7 @@ def _trials(storage: optuna.storages.RDBStorage, study: object) -> list[optuna.t
 
 
 def test_two_machines_at_once_keep_the_budget(server: str, tmp_path: Path) -> None:
-    url = database(server, "shared")
+    url = postgres.database(server, "shared")
     first = controller(url, tmp_path / "one", "start", "law_v1", "--budget", "5", "--resume")
     second = controller(url, tmp_path / "two", "start", "law_v1", "--budget", "5", "--resume")
     finish(first)
@@ -172,3 +165,30 @@ def test_two_machines_at_once_keep_the_budget(server: str, tmp_path: Path) -> No
     found = Study.open(place.open_storage(create=False), place.locks("law_v1"), "law_v1").snapshot()
     assert [record.state for record in found.finetunes] == ["complete"] * 5
     assert len({record.candidate for record in found.finetunes}) == 5
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_controllers_race(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    """Never one finetune too many, and none twice. $ACSEARCH_RACES says how often; ten times, if it does not."""
+    rounds = int(os.environ.get("ACSEARCH_RACES", "10"))
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    if kind == "postgresql":
+        url = postgres.database(request.getfixturevalue("server"), "races")
+    (tmp_path / "start").mkdir()
+    command = [sys.executable, str(Path(__file__).parent / "racer.py"), url, str(rounds), str(tmp_path / "start")]
+    racers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in racers:
+        _, error = one.communicate(timeout=60 + 20 * rounds)
+        assert one.returncode == 0, error
+    place, workers = Home(storage=url), set()
+    storage = place.open_storage(create=False)
+    for number in range(rounds):
+        study = Study.open(storage, place.locks(f"race-{number}"), f"race-{number}")
+        trials = study._study.get_trials(deepcopy=False)
+        begun = [trial for trial in trials if study.attempts(f"trial-{trial.number}")]
+        assert len(begun) == racer.BUDGET
+        assert all(trial.state.name == "COMPLETE" for trial in begun)
+        assert len({trial.params["candidate"] for trial in begun}) == racer.BUDGET
+        assert all(len(study.attempts(f"trial-{trial.number}")) == 1 for trial in begun)
+        workers |= {attempt.who for trial in begun for attempt in study.attempts(f"trial-{trial.number}")}
+    assert len(workers) == 2  # else nobody raced

@@ -20,7 +20,6 @@ import postgres
 import pytest
 import s3
 import slurm
-import sqlalchemy
 import tiny
 from mlflow import MlflowClient
 from test_pipeline import STUDY
@@ -60,13 +59,9 @@ class Services:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     folders = [tmp_path_factory.mktemp(name) for name in ("postgres", "s3", "mlflow")]
     with postgres.server(folders[0]) as server, s3.server(folders[1]) as bucket:
-        engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for name in ("studies", "mlflow"):
-                connection.execute(sqlalchemy.text(f"create database {name}"))
-        engine.dispose()
-        with mlflow_server.server(folders[2], f"{server}/mlflow", bucket) as tracking:
-            yield Services(f"{server}/studies", tracking, bucket)
+        storage, record = (postgres.database(server, name) for name in ("studies", "mlflow"))
+        with mlflow_server.server(folders[2], record, bucket) as tracking:
+            yield Services(storage, tracking, bucket)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,41 @@
+"""A controller in a race: `python tests/racer.py STORAGE ROUNDS START`, one round a study, each begun with its rival.
+
+START is a folder: each racer makes a file there for a round, and goes when the other one has made its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from acsearch import study as studies
+from acsearch.config import load_study, update
+from acsearch.finetunes import RecordedFinetunes
+from acsearch.home import Home
+from acsearch.study import Study
+
+BUDGET = 3
+
+
+def main(url: str, rounds: int, start: Path) -> None:
+    studies._LOOK = 0.2  # who waits for the other's last trial need not wait for two seconds
+    studies.News.tell = lambda self: None  # type: ignore[method-assign]  # which would fit the law for those who watch
+    config, home = load_study("law_v1"), Home(storage=url)
+    storage = home.open_storage(create=True)
+    for number in range(rounds):
+        name = f"race-{number}"
+        file = update(config.file, name=name, policy="random")
+        (start / f"{number}-{os.getpid()}").touch()
+        while len(list(start.glob(f"{number}-*"))) < 2:
+            time.sleep(0.0005)
+        study = Study.start(
+            storage, home.locks(name), name=name, config=replace(config, file=file), budget=BUDGET, resume=True
+        )
+        study.run(RecordedFinetunes(config.table), lambda event: None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
