@@ -207,7 +207,7 @@ def main() -> None:
     except AcsearchError as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {error.line}", err=True)
         sys.exit(75 if isinstance(error, PreemptedError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Callable, Hashable
+import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from acsearch.errors import AcsearchError, ConfigError, TableError
 from acsearch.law import FULL, parse_terms
+from acsearch.parsing import parse_yaml
 from acsearch.prior import Prior
 from acsearch.recipe import Recipe
 from acsearch.table import LARGEST, UNSTATED, Benchmark, Sheet, Table, parse_table
@@ -211,9 +212,9 @@ def _read_text(path: Path, error: type[AcsearchError]) -> str:
 def read_yaml(path: Path, model: type[Model]) -> Model:
     """One YAML file as a strict model. Raises ConfigError naming file and key."""
     try:
-        data = yaml.load(_read_text(path, ConfigError), Loader=_UniqueKeys)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        data = parse_yaml(_read_text(path, ConfigError))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise ConfigError(f"{path}: expected keys and values, found {found}")
@@ -221,26 +222,6 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first_problem(error, model)}") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets the second of two equal keys win silently; here it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):
-                if key in seen:
-                    raise yaml.YAMLError(f"key {key!r} is given twice (line {key_node.start_mark.line + 1})")
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 takes 1e-3 for a string, and only 1.0e-3 for a number; here both are numbers
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
@@ -255,7 +236,15 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"key {where!r} is missing"
     if problem["type"] == "value_error":  # our own checks say what was given
         return f"{where}: {problem['ctx']['error']}" if problem["loc"] else str(problem["ctx"]["error"])
-    return f"{where}: {problem['msg']}, got {problem['input']!r:.80}"
+    return f"{where}: {problem['msg']}, got {shown(problem['input'])}"
+
+
+def shown(value: object) -> str:
+    """A value for a message: what is long or nested is cut before it is written out, since YAML can nest billions."""
+    return f"{reprlib.repr(value):.80}"
+
+
+Size = Annotated[float, Field(ge=1e-4, le=1000)]  # in units of a benchmark's scale; beyond, matrices get singular
 
 
 class PriorFile(_Strict):
@@ -264,17 +253,17 @@ class PriorFile(_Strict):
     provenance: str = Field(min_length=1)
     alignment: list[str] = Field(min_length=1)
     correspondence: list[str] = Field(min_length=1)
-    mean: dict[str, float]
-    sd: dict[str, Annotated[float, Field(gt=0)]]
-    term_sets: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    sharing: list[Annotated[float, Field(gt=0, lt=1)]] = Field(min_length=1)
-    misfit: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    correlation: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
-    noise: float = Field(gt=0)
-    shape: float = Field(gt=1)
-    rate: float = Field(gt=0)
-    scale_median: float = Field(gt=0)
-    scale_spread: float = Field(gt=0)
+    mean: dict[str, Annotated[float, Field(ge=-1000, le=1000)]]
+    sd: dict[str, Size]
+    term_sets: dict[str, Size] = Field(min_length=1)
+    sharing: list[Annotated[float, Field(gt=0, lt=1)]] = Field(min_length=1, max_length=20)
+    misfit: list[Size] = Field(min_length=1, max_length=20)
+    correlation: list[Annotated[float, Field(ge=0, le=0.999)]] = Field(min_length=1, max_length=20)
+    noise: Size
+    shape: float = Field(gt=1, le=1e6)
+    rate: float = Field(ge=1e-6, le=1e6)
+    scale_median: Size
+    scale_spread: Size
 
     @model_validator(mode="after")
     def _every_term(self) -> PriorFile:

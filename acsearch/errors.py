@@ -3,9 +3,18 @@
 The command line prints them as one line; a traceback needs `--debug`.
 """
 
+_LONGEST = 1000  # characters of a line
+
 
 class AcsearchError(Exception):
     """Base of every error that acsearch raises on purpose."""
+
+    @property
+    def line(self) -> str:
+        """The message as one line for a terminal: cut where it is long, and nothing in it steers the terminal."""
+        text = " ".join(str(self).split())
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class TableError(AcsearchError):

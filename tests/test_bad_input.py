@@ -211,8 +211,10 @@ SHEETS = {
     "two-documents": sheet(f"{SHEET}---\n{SHEET}", "expected a single document"),
     "doubled-key": sheet(SHEET + "alignment: A_ll\n", "key 'alignment' is given twice (line 6)"),
     "doubled-benchmark": sheet(SHEET + "  gqa: {floor: 0, ceiling: 9}\n", "key 'gqa' is given twice (line 6)"),
-    "no-such-date": sheet(SHEET + "title: 2024-13-01\n", "table.yaml: not readable as YAML: month must be"),
-    "endless-number": sheet(SHEET + f"title: {'9' * 5000}\n", "table.yaml: not readable as YAML: Exceeds the limit"),
+    "no-such-date": sheet(
+        SHEET + "title: 2024-13-01\n", "not readable as YAML: line 6: '2024-13-01' is no timestamp: month must be"
+    ),
+    "endless-number": sheet(SHEET + f"title: {'9' * 5000}\n", "is no int: Exceeds the limit"),
     "endless-nesting": sheet("[" * 500, "table.yaml: not readable as YAML: maximum recursion depth"),
     "code": sheet(SHEET + "title: !!python/name:os.system\n", "could not determine a constructor for the tag"),
     "control-character": sheet("title: \x07\n", "special characters are not allowed"),
@@ -267,7 +269,7 @@ PRIORS = {
     "missing-term": prior("prior.yaml: mean must give exactly A, C, A2, AC, C2, not A, C", mean={"A": 0.5, "C": 0.2}),
     "unknown-term": prior("term_sets: no term 'Q' in 'A+Q'", term_sets={"A+Q": 1.0}),
     "negative-sd": prior(
-        "prior.yaml: sd.C2: Input should be greater than 0, got -1.0",
+        "prior.yaml: sd.C2: Input should be greater than or equal to 0.0001, got -1.0",
         sd={"A": 0.5, "C": 0.3, "A2": 0.4, "AC": 0.4, "C2": -1.0},
     ),
     "sharing-of-one": prior("prior.yaml: sharing.0: Input should be less than 1", sharing=[1.0]),

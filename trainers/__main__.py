@@ -31,4 +31,4 @@ if __name__ == "__main__":
     except PreemptedError:
         sys.exit(stop.EXIT_CODE)
     except AcsearchError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(f"{type(error).__name__}: {error.line}")

@@ -19,15 +19,17 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
+from acsearch.config import shown
 from acsearch.errors import ConfigError, SpaceError
+from acsearch.parsing import parse_yaml
 from acsearch.space import Part
 from trainers.encoders.base import Encoder, Loader
 from trainers.encoders.spec import Checkpoint, EncoderSpec, Triple
@@ -74,9 +76,14 @@ def load_registry(*extra: Path) -> Registry:
     Raises ConfigError that names file, row and key.
     """
     specs: dict[str, EncoderSpec] = {}
-    for path in (BUILT_IN, *extra):
+    for path in extra:
         specs.update(_read(path))
-    return Registry(specs)
+    return Registry(_built_in() | specs)
+
+
+@cache
+def _built_in() -> dict[str, EncoderSpec]:
+    return _read(BUILT_IN)
 
 
 def make_encoder(
@@ -102,7 +109,7 @@ def make_encoder(
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -132,8 +139,8 @@ class _EncoderRow(_CheckpointRow):
 
 def _read(path: Path) -> dict[str, EncoderSpec]:
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        rows = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the encoders in '{path}': {' '.join(str(error).split())}") from error
     if not isinstance(rows, dict):
         raise ConfigError(f"'{path}' has no encoders; expected rows 'name: {{adapter: ..., weights: ...}}'")
@@ -204,5 +211,7 @@ def _problem(error: ValidationError) -> str:
         known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_EncoderRow.model_fields)}"
         return f"unknown key {key!r}; {known}"
     return (
-        f"{key!r} is missing" if problem["type"] == "missing" else f"{key}: {problem['msg']}, got {problem['input']!r}"
+        f"{key!r} is missing"
+        if problem["type"] == "missing"
+        else f"{key}: {problem['msg']}, got {shown(problem['input'])}"
     )

@@ -1,0 +1,57 @@
+"""YAML and JSON from files: whatever in them cannot be read is a ValueError of one line.
+
+YAML is read as people mean it: no key twice, and 1e-3 is a number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+
+def parse_yaml(text: str) -> Any:
+    """The one document of a text. Raises ValueError saying where it cannot be read."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not readable as YAML: {' '.join(str(error).split())}") from error
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError; json itself has another error for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"not readable as JSON: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """PyYAML's own constructors raise whatever they run into: a date of 2024-13-01, `!!float ''`, `!!bool x`."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: {node.value!r:.80} is no {kind}: {error}") from error
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """YAML lets the second of two equal keys win silently; here it is an error."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.YAMLError(f"key {key!r} is given twice (line {key_node.start_mark.line + 1})")
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-3 for a string, and only 1.0e-3 for a number; here both are numbers
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
