@@ -7,7 +7,6 @@ Parquet: the same columns, with the image's bytes, or its file, in `image`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from acsearch.errors import DataError
+from acsearch.parsing import parse_json
 from trainers.images import open_image
 from trainers.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Tokens, Turn, encode
 
@@ -121,7 +121,8 @@ class Manifest:
 
     def name(self, index: int) -> str:
         """How errors name a sample."""
-        return str(self._rows.record(index).get("id", f"number {index}"))
+        given = self._rows.record(index).get("id")
+        return f"number {index}" if given in (None, "") else str(given)
 
     def has_image(self, index: int) -> bool:
         return self._rows.has_image(index)
@@ -139,7 +140,7 @@ class Manifest:
 
     def _conversation(self, index: int) -> list[dict[str, str]]:
         said = self._rows.record(index)["conversations"]
-        turns: list[dict[str, str]] = json.loads(said) if isinstance(said, str) else said
+        turns: list[dict[str, str]] = parse_json(said) if isinstance(said, str) else said
         return turns
 
     def turns(self, index: int) -> tuple[Turn, ...]:
@@ -192,9 +193,14 @@ class Manifest:
         with self.path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256")
         for index in range(len(self)):
-            source = self._rows.image(index)
-            if isinstance(source, Path) and source.exists():
-                status = source.stat()
+            try:
+                source = self._rows.image(index)
+                status = source.stat() if isinstance(source, Path) else None
+            except DataError as error:
+                raise self._problem(index, str(error)) from error
+            except (OSError, ValueError):  # no such file, or a name that no file can have
+                continue
+            if isinstance(source, Path) and status is not None:
                 content.update(f"{source.name} {status.st_size} {status.st_mtime_ns}".encode())
         return content.hexdigest()
 
@@ -203,6 +209,7 @@ def _turn(said: dict[str, Any]) -> Turn:
     role, text = _ROLES[said["from"]], said["value"]
     if not isinstance(text, str):
         raise TypeError(f"value {text!r:.60}")
+    text.encode()  # raises ValueError for half a surrogate pair, which JSON can write and no tokenizer reads
     return Turn(role, text)
 
 
@@ -214,25 +221,36 @@ def read_manifest(path: Path, images: Path | None = None) -> Manifest:
     folder = images or path.parent
     try:
         if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            table = pyarrow.parquet.read_table(path, memory_map=True)
-            missing = {"id", "conversations"} - set(table.column_names)
-            if missing:
-                raise DataError(f"{path}: no column {min(missing)!r}; it has {', '.join(table.column_names)}")
-            rows: Rows = _Parquet(table, folder)
+            rows: Rows = _Parquet(_read_parquet(path), folder)
         elif path.suffix == ".json":
-            records = json.loads(path.read_text(encoding="utf-8"))
+            records = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
                 raise DataError(f"{path}: must be a list of samples, as LLaVA's manifests are")
             rows = _Json(records, folder)
         else:
             raise DataError(f"{path}: a manifest is a .json or a .parquet file")
-    except (OSError, ValueError) as error:  # pyarrow's and json's own errors are ValueErrors
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if not len(rows):
         raise DataError(f"{path}: no sample in it")
     return Manifest(path, rows)
+
+
+def _read_parquet(path: Path) -> Any:
+    """A pyarrow table with the columns that it must have. Its texts are checked, since pyarrow trusts the file."""
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, memory_map=True)
+        table.validate(full=True)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    names = table.column_names
+    for name in ("id", "conversations", "image"):
+        if names.count(name) > 1 or (name not in names and name != "image"):
+            there = "more than one" if name in names else "no"
+            raise DataError(f"{path}: {there} column {name!r}; it has {', '.join(names)}")
+    return table
 
 
 def check(

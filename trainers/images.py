@@ -97,9 +97,19 @@ def open_image(source: bytes | Path) -> Image.Image:
     """An image file's RGB image, turned as its EXIF orientation says. Raises DataError naming the source."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         named = f"{len(source)} bytes" if isinstance(source, bytes) else f"'{source}'"
+        reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(
-            f"cannot read an image from {named}: {error}; expected an image file such as PNG or JPEG"
+            f"cannot read an image from {named}: {reason}; expected an image file such as PNG or JPEG"
         ) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Pillow clips what is above 255, which would turn nearly all of a 16-bit image white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are numbers of no known range (Pillow's mode {image.mode}); save it in 8 bits")
+    return image.convert("RGB")

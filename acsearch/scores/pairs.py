@@ -84,6 +84,10 @@ def read_pairs(folder: Path, split: str = "test") -> Pairs:
     return _collect(folder, files, categories)
 
 
+_Side = Annotated[int, Field(ge=1, le=1_000_000)]
+_Coordinate = Annotated[float, Field(ge=-1_000_000, le=1_000_000)]  # pixels; some lie beyond the image's edge
+
+
 class _Annotation(BaseModel):
     """A pair's JSON, as far as it is used; SPair has more in it."""
 
@@ -92,12 +96,12 @@ class _Annotation(BaseModel):
     category: str
     src_imname: str
     trg_imname: str
-    src_imsize: list[Annotated[int, Field(ge=1)]] = Field(min_length=2)
-    trg_imsize: list[Annotated[int, Field(ge=1)]] = Field(min_length=2)
-    trg_bndbox: Annotated[list[float], Field(min_length=4, max_length=4)]
-    src_kps: list[tuple[float, float]] = Field(min_length=1)
-    trg_kps: list[tuple[float, float]]
-    kps_ids: list[Annotated[int, Field(ge=0)]]
+    src_imsize: list[_Side] = Field(min_length=2)
+    trg_imsize: list[_Side] = Field(min_length=2)
+    trg_bndbox: Annotated[list[_Coordinate], Field(min_length=4, max_length=4)]
+    src_kps: list[tuple[_Coordinate, _Coordinate]] = Field(min_length=1)
+    trg_kps: list[tuple[_Coordinate, _Coordinate]]
+    kps_ids: list[Annotated[int, Field(ge=0, lt=2**31)]]
 
     def problem(self, categories: Sequence[str]) -> str | None:
         """What is wrong with it as a whole."""
