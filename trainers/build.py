@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -50,10 +51,21 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    talkative = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of what does not fit becomes our error
     try:
-        llm = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(name, error) from error
+    finally:
+        logging.set_verbosity(talkative)
+    llm, report = loaded
+    if missing := report["missing_keys"]:  # transformers would have them start at random
+        raise TrainingError(
+            f"language model {name}: its weights are not whole: {len(missing)} are missing, such as {min(missing)}"
+        )
     llm.generation_config = GenerationConfig(eos_token_id=llm.generation_config.eos_token_id)
     return llm, load_tokenizer(name)
 
@@ -100,9 +112,9 @@ def restore(model: MultimodalModel, folder: Path) -> dict[str, torch.Tensor]:
     _, table = _about(folder)
     weights = load_weights(folder)
     plain = set(weights) & {name for name, _ in model.named_parameters()}
-    model.load_trainable({name: weights[name] for name in plain})
+    model.load_trainable({name: weights[name] for name in plain}, folder)
     model.tune(table, seed=0)
-    model.load_trainable({name: weight for name, weight in weights.items() if name not in plain})
+    model.load_trainable({name: weight for name, weight in weights.items() if name not in plain}, folder)
     missing = set(model.trainable()) - set(weights)
     if missing:
         raise TrainingError(f"{folder}: of another model: {len(missing)} weights are missing, such as {min(missing)}")
@@ -113,16 +125,25 @@ def restore(model: MultimodalModel, folder: Path) -> dict[str, torch.Tensor]:
 def _about(folder: Path) -> tuple[Parts, dict[str, Tune]]:
     """What a result's model is made of, and which parts of it were trained."""
     try:
-        about = json.loads((folder / MODEL).read_text(encoding="utf-8"))
-        parts = Parts.model_validate(about["parts"])
-        return parts, {part: Tune.model_validate(one) for part, one in about["train"].items()}
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{folder}: no trained model: {error}") from error
+        about = _About.model_validate_json((folder / MODEL).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder}: no trained model: {MODEL}: {error}") from error
+    return about.parts, about.train
 
 
-def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+class _About(BaseModel):
+    """Of a result's model.json, what it takes to build the model again."""
+
+    parts: Parts
+    train: dict[str, Tune]
+
+
+def load_weights(folder: Path, needed: Set[str] = frozenset()) -> dict[str, torch.Tensor]:
+    """The weights in a committed folder, by name. Raises TrainingError when they cannot be read, or one is missing."""
     try:
         weights: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{folder / WEIGHTS}: cannot be read: {error}") from error
+    if missing := needed - weights.keys():
+        raise TrainingError(f"{folder}: of another model: {len(missing)} weights are missing, such as {min(missing)}")
     return weights

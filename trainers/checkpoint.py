@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from acsearch.errors import TrainingError
+from acsearch.parsing import parse_json
 
 MARK = "commit.json"
 RESULT = "result"  # of a stage
@@ -60,14 +61,14 @@ def committed(folder: Path) -> bool:
 def verify(folder: Path) -> None:
     """Raises TrainingError saying what is missing or broken in a committed folder."""
     try:
-        files = dict(json.loads((folder / MARK).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        files = parse_json((folder / MARK).read_text())
+    except (OSError, ValueError) as error:
         raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MARK}") from error
-    if not files:
+    if not isinstance(files, dict) or not files:
         raise TrainingError(f"{folder}: not a committed checkpoint: its {MARK} lists nothing")
     for name, digest in files.items():
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, also for a name that no file can have
             raise TrainingError(f"{folder}: {name} is missing")
         if sha256(path) != digest:
             raise TrainingError(f"{folder}: {name} has changed or is broken")

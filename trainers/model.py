@@ -241,13 +241,20 @@ class MultimodalModel(nn.Module):
         """The weights that are trained, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def load_trainable(self, weights: dict[str, Tensor]) -> None:
-        """Set weights by name. Raises TrainingError when one has no place here or another shape."""
+    def load_trainable(self, weights: dict[str, Tensor], source: object = "given") -> None:
+        """Set weights by name. source: where they are from, for errors.
+
+        Raises TrainingError when one has no place here or another shape, or is not made of finite numbers.
+        """
         own = dict(self.named_parameters())
         for name, tensor in weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 here = f"a shape of {tuple(own[name].shape)}" if name in own else "no such weight"
-                raise TrainingError(f"weights of another model: {name} {tuple(tensor.shape)}; this one has {here}")
+                raise TrainingError(
+                    f"{source}: weights of another model: {name} {tuple(tensor.shape)}; this one has {here}"
+                )
+            if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+                raise TrainingError(f"{source}: the weight {name} ({tensor.dtype}) is not made of finite numbers")
             assign(own[name], tensor)
 
     def merge(self) -> set[str]:

@@ -5,6 +5,8 @@ Checkpoints hold whole tensors, so a run may go on with another number of proces
 
 from __future__ import annotations
 
+from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from acsearch.errors import TrainingError
 
 Groups = list[dict[str, Any]]
 
@@ -60,6 +64,25 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     """By names of weights, whole, on the CPU; only the first process's is."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=isinstance(model, FSDPModule))
     return get_optimizer_state_dict(model, optimizer, options=options)
+
+
+def read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A file's state for an optimizer, its moments of the shapes that they must have. No code in it is run.
+
+    Raises TrainingError when it is no such file, or belongs to another optimizer.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        keys = [key for group in found["param_groups"] for key in group["params"]]
+        shapes = {key: [one["exp_avg"].shape, one["exp_avg_sq"].shape] for key, one in found["state"].items()}
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, PickleError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrainingError(f"{path}: not an optimizer's state: {reason[0]}") from error
+    own = {key: [weight.shape] * 2 for key, weight in zip(keys, weights, strict=False)}
+    if len(keys) != len(weights) or any(own.get(key) != shape for key, shape in shapes.items()):
+        raise TrainingError(f"{path}: of another model: its moments do not fit the weights that are trained")
+    return found
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

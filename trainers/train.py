@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel
 from safetensors.torch import save_file
 
 from acsearch.errors import CandidateError, PreemptedError, TrainingError
@@ -37,7 +38,7 @@ from trainers.job import Job
 from trainers.model import Batch, MultimodalModel, without_future_warnings
 from trainers.order import Schedule
 from trainers.outbox import Outbox
-from trainers.shard import load_optimizer_state, optimizer_state, shard, whole
+from trainers.shard import load_optimizer_state, optimizer_state, read_optimizer, shard, whole
 from trainers.store import Store, open_store
 from trainers.templates import IGNORED
 
@@ -58,6 +59,20 @@ class Progress:
     seconds: float = 0.0
     tokens: int = 0
     loss: float = math.nan  # smoothed
+
+
+class _State(BaseModel):
+    """What a checkpoint's state.json must say."""
+
+    job: str
+    progress: Progress
+
+    @classmethod
+    def read(cls, folder: Path) -> _State:
+        try:
+            return cls.model_validate_json((folder / _STATE).read_text())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{folder}: {_STATE} cannot be used: {error}") from error
 
 
 def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
@@ -319,16 +334,18 @@ class _Run:
             shutil.copyfile(self.outbox.path, folder / OUTBOX)
 
     def _load(self, folder: Path) -> None:
-        state = json.loads((folder / _STATE).read_text())
-        if state["job"] != self.job.digest:
+        state = _State.read(folder)
+        if state.job != self.job.digest:
             raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
-        self.bare.load_trainable(load_weights(folder))
-        optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
+        if not 0 <= state.progress.step <= self.schedule.steps:
+            raise TrainingError(f"{folder}: {_STATE}: step {state.progress.step} of {self.schedule.steps}")
+        optimizer = read_optimizer(folder / _OPTIMIZER, self.optimizer)
+        self.bare.load_trainable(load_weights(folder, set(self.bare.trainable())), folder)
         if self.sharded:
             load_optimizer_state(self.model, self.optimizer.optimizer, optimizer)
         else:
             self.optimizer.load_state_dict(optimizer)
-        self.progress = Progress(**state["progress"])
+        self.progress = state.progress
 
     def finish(self, result: Path) -> None:
         """Commit the result; its checkpoints are not needed any more."""
