@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from acsearch.errors import SpaceError
 from acsearch.space import ConnectorChoice, Representation, parse
-from trainers.job import Stage
+from trainers.job import Count, Seed, Stage
 
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 
@@ -28,7 +28,7 @@ class Prepare(_Strict):
     """Data that is made, not downloaded. call: "module:function", called with a folder, seed and sizes."""
 
     call: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
 
 
@@ -71,10 +71,10 @@ class Hardware(_Strict):
 
     name: str
     kind: Literal["GPU", "CPU"] = "GPU"
-    gpus: int = Field(ge=1)
-    tflops: float = Field(gt=0)
-    memory_gb: float = Field(gt=0)
-    utilisation: float = Field(default=0.4, gt=0, le=1)
+    gpus: Count
+    tflops: float = Field(ge=1e-6, le=1e9)
+    memory_gb: float = Field(ge=1e-6, le=1e9)
+    utilisation: float = Field(default=0.4, ge=1e-6, le=1)
 
 
 class SlurmOptions(_Strict):
@@ -85,12 +85,12 @@ class SlurmOptions(_Strict):
 
     partition: str | None = None
     account: str | None = None
-    nodes: int = Field(default=1, ge=1)
-    gpus: int = Field(default=0, ge=0)
-    cpus: int | None = Field(default=None, ge=1)
-    memory_gb: int | None = Field(default=None, ge=1)
-    minutes: int = Field(default=24 * 60, ge=1)
-    notice: int = Field(default=180, ge=1)
+    nodes: Count = 1
+    gpus: int = Field(default=0, ge=0, le=10**6)
+    cpus: Count | None = None
+    memory_gb: Count | None = None
+    minutes: Count = 24 * 60
+    notice: Count = 180
     setup: tuple[str, ...] = ()
     options: dict[str, str | int | bool] = {}
 
@@ -115,11 +115,11 @@ class Recipe(_Strict):
     finetune: Stage
     benchmarks: tuple[str, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
-    processes: int = Field(default=1, ge=1)
-    parallel: int = Field(default=1, ge=1)
+    processes: Count = 1
+    parallel: Count = 1
     hardware: Hardware | None = None
     slurm: SlurmOptions = SlurmOptions()
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:

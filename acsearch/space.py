@@ -47,8 +47,9 @@ JOININGS = ("concat", "normconcat")
 
 _ENCODER = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _WORD = re.compile(r"[a-z0-9_-]+")
-_COUNT = re.compile(r"[1-9][0-9]*")
-_LAYER = re.compile(r"0|-?[1-9][0-9]*")
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+_LAYER = re.compile(r"0|-?[1-9][0-9]{0,8}")
+_LARGEST = 16_384  # of a side: far above any encoder's, and what it asks for can still be refused by who makes it
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Part:
                 f"{self.encoder!r} cannot be an encoder's name: it needs lower-case letters, digits, '-', '_' and '.', "
                 "and a letter or digit first"
             )
-        if self.size < 1:
-            raise SpaceError(f"the size of {self.encoder} is {self.size}; it must be a number of pixels from 1 up")
+        if not 1 <= self.size <= _LARGEST:
+            raise SpaceError(f"the size of {self.encoder} is {self.size}; it must be 1 to {_LARGEST:,} pixels")
 
     def __str__(self) -> str:
         return f"{self.encoder}@{self.size}" + ("" if self.layer is None else f":{self.layer}")
@@ -86,8 +87,8 @@ class Joining:
     def __post_init__(self) -> None:
         if self.kind not in JOININGS:
             raise SpaceError(f"{self.kind!r} is not a joining; expected {_one_of(JOININGS)}")
-        if self.grid is not None and self.grid < 1:
-            raise SpaceError(f"the common grid of {self.kind!r} is {self.grid}; it must be a side from 1 up")
+        if self.grid is not None and not 1 <= self.grid <= _LARGEST:
+            raise SpaceError(f"the common grid of {self.kind!r} is {self.grid}; it must be a side of 1 to {_LARGEST:,}")
 
     def __str__(self) -> str:
         return self.kind + ("" if self.grid is None else f"@{self.grid}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +16,11 @@ from acsearch.errors import TrainingError
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=1, le=10**12)]  # beyond, sums over it are no exact floats any more
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Tune(_Strict):
@@ -24,8 +28,8 @@ class Tune(_Strict):
 
     mode: Literal["frozen", "lora", "full"] = "frozen"
     lr: float = Field(default=0.0, ge=0, le=1)
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    rank: int = Field(default=16, ge=1, le=2**16)
+    alpha: float = Field(default=32.0, gt=0, le=1e6)
 
 
 class Parts(_Strict):
@@ -36,14 +40,14 @@ class Parts(_Strict):
     template: str
     encoders: tuple[Path, ...] = ()
     resize: Literal["letterbox", "squash"] = "letterbox"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class Expect(_Strict):
     """What a plan reckons with where the data is not there yet. text_tokens: of a sample, on average."""
 
-    samples: int = Field(ge=1)
-    text_tokens: int = Field(ge=1)
+    samples: Count
+    text_tokens: Count
 
 
 class Stage(_Strict):
@@ -58,12 +62,12 @@ class Stage(_Strict):
     images: str | None = None
     template: str
     train: dict[str, Tune]
-    epochs: float = Field(default=1.0, gt=0)
-    batch: int = Field(ge=1)
-    micro_batch: int = Field(ge=1)
-    longest: int = Field(default=2048, ge=2)
+    epochs: float = Field(default=1.0, ge=1e-6, le=1e6)
+    batch: Count
+    micro_batch: Count
+    longest: int = Field(default=2048, ge=2, le=10**8)
     warmup: float = Field(default=0.03, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e6)
     clip: float = Field(default=1.0, ge=0)
     checkpoint_every: int = Field(default=0, ge=0)
     gradient_checkpointing: bool = False
@@ -102,7 +106,7 @@ class Job(_Strict):
     data: Path
     images: Path | None = None
     start: Path | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     identity: str = ""  # of whatever the paths point to
     features: Path | None = None  # where cached features are
     store: Shared | None = None
