@@ -128,11 +128,11 @@ def resume(
     """
     home = Home(storage, tracking)
     study = open_study(home, name)
+    study.snapshot()  # raises if the table or the prior that it was started with is not there any more
     if steal:
         study.locks.steal()
     if budget is not None:
         study.raise_budget(budget)
-    study.snapshot()  # raises if the table or the prior that it was started with is not there any more
     _run(home, study, engine, parallel)
 
 

@@ -62,6 +62,8 @@ class Home:
         import optuna
         import sqlalchemy.exc
 
+        from acsearch.damage import check_database
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url, file = self.storage_url, _sqlite_file(self.storage_url, "--storage", "studies")
         try:
@@ -70,6 +72,7 @@ class Home:
                     raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
                 _create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
             if file is not None:
+                check_database(file, _shown(url))
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
             from acsearch.leases import alone
             from acsearch.patience import PatientStorage

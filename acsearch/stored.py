@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from acsearch.attempts import Attempt, Submission
 from acsearch.bayes import objective_weights
 from acsearch.config import Source, load_prior, load_source
+from acsearch.damage import check, reading
 from acsearch.errors import StudyError
 from acsearch.finetunes import CandidateScores, Observation, is_scored, with_scores
 from acsearch.law import Features
@@ -115,7 +116,11 @@ class StoredStudy:
         return [trial for trial in self._study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
 
     def snapshot(self) -> Snapshot:
-        """The study as it is now."""
+        """The study as it is now. Raises StudyError where its storage does not hold what a study can be."""
+        with reading(f"study {self.name!r}"):
+            return check(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
         about, runs = self._about, self.runs
         return Snapshot(
             name=self.name,
@@ -215,7 +220,8 @@ def exists(storage: optuna.storages.BaseStorage, name: str) -> bool:
 
 def summaries(storage: optuna.storages.BaseStorage) -> list[optuna.study.StudySummary]:
     """The acsearch studies of a storage, oldest first."""
-    return [one for one in optuna.get_all_study_summaries(storage) if ABOUT in one.user_attrs]
+    with reading("--storage"):
+        return [one for one in optuna.get_all_study_summaries(storage) if ABOUT in one.user_attrs]
 
 
 def digest(part: Table | Prior) -> str:

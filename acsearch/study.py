@@ -101,6 +101,7 @@ class Study(StoredStudy):
         with locks.exclusive("start"):
             if resume and exists(storage, name):
                 there = cls(storage, name, locks)
+                there.snapshot()  # before anything is written to what cannot be gone on with
                 if budget > there.budget:
                     there.raise_budget(budget)
                 return there
