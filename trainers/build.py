@@ -85,7 +85,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         kind = AutoTokenizer
     try:
         return kind.from_pretrained(name, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises plain Exceptions for what it cannot read
         raise _unavailable(name, error) from error
 
 
