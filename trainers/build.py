@@ -21,6 +21,18 @@ from trainers.model import MultimodalModel
 from trainers.representation import build_representation
 from trainers.templates import Tokenizer
 
+# what transformers runs into with configurations and weights that are not what it expects
+_UNLOADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+)
+
 WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
 
 
@@ -57,7 +69,7 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except _UNLOADABLE as error:
         raise _unavailable(name, error) from error
     finally:
         logging.set_verbosity(talkative)
@@ -90,7 +102,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def _unavailable(name: str, error: Exception) -> TrainingError:
-    reason = str(error).strip().splitlines()[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder")
 
 
