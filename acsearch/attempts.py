@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from acsearch.errors import AcsearchError, CandidateError, CrashedError, PreemptedError
+from acsearch.secrets import without_secrets
 
 MOST = 5  # crashes in a row
 PAUSE = timedelta(seconds=30)  # after the first crash; it doubles with each
@@ -39,7 +40,8 @@ class Attempt:
         return cls(who(), datetime.now().isoformat(timespec="seconds"))
 
     def end(self, outcome: str, error: str | None = None) -> Attempt:
-        return replace(self, ended=datetime.now().isoformat(timespec="seconds"), outcome=outcome, error=error)
+        said = None if error is None else without_secrets(error)  # it is kept with the study, and moves with it
+        return replace(self, ended=datetime.now().isoformat(timespec="seconds"), outcome=outcome, error=said)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import typer
 
 from acsearch import cli_bundle, cli_data, cli_score, cli_study, cli_trial
 from acsearch.errors import AcsearchError, ConfigError, PreemptedError
+from acsearch.secrets import guard, without_secrets
 
 app = typer.Typer(
     help="Find the vision representation a multimodal LLM should use, finetuning only a few of the candidates.",
@@ -202,12 +203,13 @@ def main() -> None:
 
     Exit code 75 is that of work that stopped as it was asked to; see `trainers.stop`.
     """
+    guard()
     try:
         app()
     except AcsearchError as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {error.line}", err=True)
+        typer.echo(f"error: {without_secrets(error.line)}", err=True)
         sys.exit(75 if isinstance(error, PreemptedError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

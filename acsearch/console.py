@@ -14,6 +14,7 @@ from rich.status import Status
 from rich.table import Table as Grid
 
 from acsearch.report import caveats, headline, interval, ranking
+from acsearch.secrets import shown
 from acsearch.snapshot import FinetuneRecord, Snapshot
 from acsearch.study import Event, Study, Watch
 from acsearch.table import Table
@@ -282,8 +283,8 @@ def where(home: Home, study: Study, missing: str | None) -> None:
         _console.print(f"           acsearch study sync {study.name}   brings it up to date")
         return
     address = home.tracking_uri
-    shown = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else address
-    _console.print(f"  MLflow   {shown}   [dim](run {study.runs[f'study/{study.name}']})[/]")
+    place = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else shown(address)
+    _console.print(f"  MLflow   {place}   [dim](run {study.runs[f'study/{study.name}']})[/]")
 
 
 def status(snapshot: Snapshot) -> None:

@@ -1,13 +1,13 @@
 """Where studies live: their storage, their locks, and their MLflow record.
 
-By default everything is under one folder, `acsearch-runs` (or $ACSEARCH_HOME): `studies.db` with all studies, which
-is the truth, and `mlflow.db` with `mlartifacts/`, the record. The two are separate files because both tools keep their
-schema's version in a table of the same name.
+By default everything is under one folder, `acsearch-runs`: `studies.db` with all studies, which is the truth, and
+`mlflow.db` with `mlartifacts/`, the record. The two are separate files because both tools keep their schema's version
+in a table of the same name. Other places are named by options, and by `acsearch.settings`.
 """
 
 from __future__ import annotations
 
-import os
+import http.client
 import sqlite3
 import urllib.error
 import urllib.request
@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 
 from acsearch.errors import StudyError
 from acsearch.locks import Claims, Locks
+from acsearch.secrets import hide, shown, without_secrets, without_userinfo
 
 if TYPE_CHECKING:
     import optuna
     import sqlalchemy
 
+    from acsearch.settings import Settings
     from acsearch.track import Record
 
 
@@ -36,8 +38,14 @@ class Home:
     tracking: str | None = None
 
     @property
+    def settings(self) -> Settings:
+        from acsearch.settings import settings  # not at the top: the command line's help must be quick
+
+        return settings()
+
+    @property
     def folder(self) -> Path:
-        return Path(os.environ.get("ACSEARCH_HOME", "acsearch-runs"))
+        return Path(self.settings.home)
 
     @property
     def work(self) -> Path:
@@ -47,15 +55,15 @@ class Home:
     @property
     def store(self) -> str | None:
         """Where machines share what is in the work folder, as fsspec names it; see `trainers.store`."""
-        return os.environ.get("ACSEARCH_WORK") or None
+        return self.settings.work
 
     @property
     def storage_url(self) -> str:
-        return self.storage or os.environ.get("ACSEARCH_STORAGE") or f"sqlite:///{self.folder / 'studies.db'}"
+        return hide(self.storage or self.settings.storage or f"sqlite:///{self.folder / 'studies.db'}")
 
     @property
     def tracking_uri(self) -> str:
-        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
+        return hide(self.tracking or self.settings.tracking or f"sqlite:///{self.folder / 'mlflow.db'}")
 
     def open_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
         """Raises StudyError when there is none, or it cannot be opened."""
@@ -65,14 +73,15 @@ class Home:
         from acsearch.damage import check_database
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        url, file = self.storage_url, _sqlite_file(self.storage_url, "--storage", "studies")
+        url, file = self.storage_url, sqlite_file(self.storage_url, "--storage", "studies")
+        name = shown(url) if "://" in url else "(not a URL)"
         try:
             if file is not None and not file.exists():
                 if not create:
                     raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
                 _create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
             if file is not None:
-                check_database(file, _shown(url))
+                check_database(file, name)
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
             from acsearch.leases import alone
             from acsearch.patience import PatientStorage
@@ -82,10 +91,10 @@ class Home:
             with alone(engine):
                 return PatientStorage(url, engine_kwargs=options)
         except ImportError as error:
-            raise StudyError(f"--storage {_shown(url)}: its driver is missing: {error}") from error
+            raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise StudyError(f"--storage {_shown(url)}: not a study storage: {reason[0]}") from error
+            raise StudyError(f"--storage {name}: not a study storage: {without_secrets(reason[0])}") from error
 
     @property
     def on_one_machine(self) -> bool:
@@ -95,14 +104,17 @@ class Home:
     @property
     def environment(self) -> dict[str, str]:
         """What a process elsewhere must be told to find the same studies: addresses, which command lines would show."""
+        from acsearch.settings import environment
+
         given = {"ACSEARCH_STORAGE": self.storage_url, "ACSEARCH_HOME": str(self.folder.absolute())}
-        return given if self.tracking is None else given | {"MLFLOW_TRACKING_URI": self.tracking}
+        told = environment() | given
+        return told if self.tracking is None else told | {"ACSEARCH_TRACKING": self.tracking}
 
     @property
     def lease_seconds(self) -> float:
         from acsearch.leases import TERM
 
-        return float(os.environ.get("ACSEARCH_LEASE_SECONDS", TERM))
+        return self.settings.lease_seconds or TERM
 
     @property
     def patience(self) -> float:
@@ -111,7 +123,7 @@ class Home:
 
     def locks(self, study: str) -> Claims:
         """Who works on what in a study: locks beside an SQLite storage, leases in a database server."""
-        file = _sqlite_file(self.storage_url, "--storage", "studies")
+        file = sqlite_file(self.storage_url, "--storage", "studies")
         if file is not None:
             return Locks(_lock_folder(file) / study)
 
@@ -121,7 +133,7 @@ class Home:
 
     def open_record(self, study: str) -> Record:
         """The MLflow record. Raises StudyError when the server or store cannot be used."""
-        uri, file = self.tracking_uri, _sqlite_file(self.tracking_uri, "--tracking", "experiments")
+        uri, file = self.tracking_uri, sqlite_file(self.tracking_uri, "--tracking", "experiments")
         _check_answers(uri)
         from acsearch.track import Record
 
@@ -140,7 +152,7 @@ def _engine(url: str) -> sqlalchemy.Engine:
     return sqlalchemy.create_engine(url, pool_pre_ping=True)
 
 
-def _sqlite_file(url: str, option: str, table: str) -> Path | None:
+def sqlite_file(url: str, option: str, table: str) -> Path | None:
     """The file of an SQLite URL, None for other URLs.
 
     Raises StudyError when it names no file, or the file is there and is not a database with this table: both tools
@@ -153,18 +165,18 @@ def _sqlite_file(url: str, option: str, table: str) -> Path | None:
     try:
         database = sqlalchemy.make_url(url).database
     except sqlalchemy.exc.ArgumentError as error:
-        raise StudyError(f"{option} {url}: not a URL") from error
+        raise StudyError(f"{option} {shown(url)}: not a URL") from error
     if not database or database == ":memory:":
-        raise StudyError(f"{option} {url}: names no file; for instance sqlite:///{table}.db")
+        raise StudyError(f"{option} {shown(url)}: names no file; for instance sqlite:///{table}.db")
     file = Path(database)
     if file.exists():
         try:  # rw: what a killed process left half-written is rolled back, even by a reader
             with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
                 known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
         except sqlite3.Error as error:
-            raise StudyError(f"{option} {url}: not an SQLite database: {error}") from error
+            raise StudyError(f"{option} {shown(url)}: not an SQLite database: {error}") from error
         if known is None:
-            raise StudyError(f"{option} {url}: a database of something else; it has no table {table!r}")
+            raise StudyError(f"{option} {shown(url)}: a database of something else; it has no table {table!r}")
     return file
 
 
@@ -172,21 +184,12 @@ def _check_answers(uri: str) -> None:
     """Ask a tracking server whether it is there, since MLflow's own client tries for minutes."""
     if uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+            urllib.request.urlopen(f"{without_userinfo(uri).rstrip('/')}/health", timeout=10).close()
         except urllib.error.HTTPError:
             pass  # it answers; what it thinks of us, the client will hear
-        except (OSError, ValueError) as error:
-            raise StudyError(f"--tracking {_shown(uri)}: no answer: {getattr(error, 'reason', error)}") from error
-
-
-def _shown(url: str) -> str:
-    """An address without its password."""
-    import sqlalchemy
-
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "(not a URL)"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = without_secrets(str(getattr(error, "reason", error)))
+            raise StudyError(f"--tracking {shown(uri)}: no answer: {reason}") from error
 
 
 def _lock_folder(file: Path) -> Path:

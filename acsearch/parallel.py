@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from acsearch.home import Home
+from acsearch.secrets import guard
 from acsearch.study import Event, News, Study
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -61,6 +62,7 @@ def _restrict(devices: list[str] | None) -> None:
 
 def _work(home: Home, name: str, devices: list[str] | None, finetunes_too: bool) -> None:
     """Do what is left. Ends with the controller; what goes wrong here goes wrong there too, and is told there."""
+    guard()
     _restrict(devices)
     from acsearch.finetunes import make_finetunes
 

@@ -7,7 +7,6 @@ $ACSEARCH_DATA. `llm` and `encoders` are relative to the study file; an `llm` th
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -158,7 +157,9 @@ class Recipe(_Strict):
         """The data, beside the study file or below $ACSEARCH_DATA; None where it is not there, or has to be made."""
         if self.data is None:
             return None
-        places = [home / self.data, Path(os.environ.get("ACSEARCH_DATA", home)) / self.data]
+        from acsearch.settings import settings
+
+        places = [home / self.data, Path(settings().data or home) / self.data]
         return next((place for place in places if place.is_dir()), None)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from acsearch.errors import StudyError
 from acsearch.finetunes import Finetunes
 from acsearch.home import Home
+from acsearch.secrets import without_secrets
 from acsearch.stored import StoredStudy
 from acsearch.track import AWAY
 
@@ -22,6 +23,6 @@ class Recorder:
             record = self._home.open_record(study.name)  # asks first whether anybody answers: clients try for minutes
             study.note_runs(record.record(study.snapshot(), self._finetunes, with_figures=with_figures))
         except (StudyError, *AWAY) as error:
-            self.missing = str(error).strip().split("\n")[0]
+            self.missing = without_secrets(str(error).strip().split("\n")[0])
         else:
             self.missing = None

@@ -28,11 +28,13 @@ from acsearch.figures import figures
 from acsearch.finetunes import Finetunes
 from acsearch.locks import Claims
 from acsearch.report import law_sheet, markdown
+from acsearch.secrets import shown, without_secrets
 from acsearch.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.views import experiment_tags, saved_views
 from trainers.outbox import Outbox
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: a study reports to nobody else
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with its password, in the middle of progress
 
 import mlflow
 from mlflow import MlflowClient
@@ -60,7 +62,9 @@ class Record:
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
         except AWAY as error:
-            raise StudyError(f"--tracking {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
+            raise StudyError(
+                f"--tracking {shown(uri)}: MLflow cannot be used there: {without_secrets(str(error).splitlines()[0])}"
+            ) from error
 
     def record(self, snapshot: Snapshot, finetunes: Finetunes, *, with_figures: bool = False) -> dict[str, str]:
         """Bring the record up to date, with the metrics that training left.

@@ -23,6 +23,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -113,7 +114,7 @@ class RemoteStore(Store):
 
     def __init__(self, url: str, root: Path) -> None:
         self.url, self._root = url.rstrip("/"), root.absolute()
-        self._fs, self._base = _open(self.url)
+        self._fs, self._base = open_address(self.url)
         self._changed = threading.Condition()
         self._lanes: dict[str, deque[_Upload]] = {}  # by folder: checkpoints do not wait behind all features
         self._trouble = ""  # why the last try failed
@@ -313,11 +314,11 @@ class RemoteStore(Store):
         try:
             return retrying(function, *arguments)
         except Exception as error:
-            if (advice := self._advice(error)) is None:
+            if (advice := self.advice(error)) is None:
                 raise
             raise StoreError(f"work store {self.url}: {advice}") from error
 
-    def _advice(self, error: Exception) -> str | None:
+    def advice(self, error: Exception) -> str | None:
         """What a person can do about it."""
         if _code(error) == "NoSuchBucket":
             return f"there is no bucket {self._base.split('/')[0]!r}: make it, or mend ACSEARCH_WORK"
@@ -338,15 +339,18 @@ class RemoteStore(Store):
         return f"{self._base}/{name}"
 
 
-def _open(url: str) -> tuple[Any, str]:
-    """The file system, and the path in it. Nothing is cached: others write there too."""
+def open_address(url: str, **more: Any) -> tuple[Any, str]:
+    """The file system, and the path in it. Nothing is cached: others write there too.
+
+    more: options of that file system.
+    """
     import fsspec
     from fsspec.asyn import AsyncFileSystem
 
     parts = urlsplit(url)
-    if parts.password is not None or (parts.scheme.startswith("s3") and "@" in parts.netloc):
+    if re.search("://.*:.*@", url) or (parts.scheme.startswith("s3") and "@" in parts.netloc):
         raise StoreError("ACSEARCH_WORK: no credentials in the address; give them as AWS_ACCESS_KEY_ID and the like")
-    options = {"use_listings_cache": False, "skip_instance_cache": True}
+    options = {"use_listings_cache": False, "skip_instance_cache": True} | more
     if parts.scheme == "file":
         options["auto_mkdir"] = True
     try:
