@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acsearch import cli_bundle, cli_data, cli_score, cli_study, cli_trial
+from acsearch import cli_bundle, cli_data, cli_doctor, cli_score, cli_study, cli_trial
 from acsearch.errors import AcsearchError, ConfigError, PreemptedError
 from acsearch.secrets import guard, without_secrets
 
@@ -28,6 +28,7 @@ cli_study.app.add_typer(cli_bundle.app)
 app.add_typer(cli_trial.app, name="trial")
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_score.app, name="score")
+app.command()(cli_doctor.doctor)
 
 TableArgument = Annotated[
     str,
