@@ -144,7 +144,15 @@ def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -
     snapshot = open_study(Home(storage), name).snapshot()
     if as_json:
         finetunes = [
-            {"trial": r.trial, "representation": r.representation, "state": r.state} for r in snapshot.finetunes
+            {
+                "trial": record.trial,
+                "representation": record.representation,
+                "state": record.state,
+                "owner": record.owner,
+                "job": record.submission and asdict(record.submission),
+                "attempts": [asdict(attempt) for attempt in record.attempts],
+            }
+            for record in snapshot.finetunes
         ]
         _print({"name": name, "budget": snapshot.budget, "finished": len(snapshot.finished), "finetunes": finetunes})
     else:
