@@ -18,7 +18,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docker-test: setup  # builds and runs the images; as root on Debian, which can start an engine
-	ACSEARCH_DOCKER_WORKER=1 $(BIN)/python -m pytest tests/test_docker.py -rs
+	ACSEARCH_DOCKER=1 $(BIN)/python -m pytest tests/test_docker.py -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that two processes end together."""
-    longest = ["test_micro_study.py", "test_pipeline.py", "test_readme.py", "test_policy.py", "test_leases.py"]
+    names = "micro_study slurm pipeline readme store bundle policy leases outages doctor training chaos"
+    longest = [f"test_{name}.py" for name in names.split()]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 

@@ -202,6 +202,7 @@ def free(*ports: int) -> bool:
     return True
 
 
+@pytest.mark.skipif("ACSEARCH_DOCKER" not in os.environ, reason="takes five minutes: make docker-test")
 def test_team_server(running: engine.Engine, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = settings(project)
     containers = {c.labels["com.docker.compose.service"]: c for c in running.client.containers.list(all=True)}
@@ -272,7 +273,7 @@ def test_team_server(running: engine.Engine, project: Path, monkeypatch: pytest.
         assert not [name for name in SECRETS if known[name] in told]
 
 
-@pytest.mark.skipif("ACSEARCH_DOCKER_WORKER" not in os.environ, reason="takes minutes and 15 GB: make docker-test")
+@pytest.mark.skipif("ACSEARCH_DOCKER" not in os.environ, reason="takes ten minutes and 15 GB: make docker-test")
 def test_worker_runs_a_study_on_the_team_server(running: engine.Engine, project: Path) -> None:
     folder, run = project / "docker", ("run", "--rm", "--no-TTY")
     running.compose(folder, "build", *running.build_args, "worker")
