@@ -289,6 +289,7 @@ def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
             typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
             raise
         record(with_figures=True)
+        finetunes.tidy()
     console.summary(study.snapshot())
     console.where(home, study, record.missing)
 

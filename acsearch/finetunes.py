@@ -76,6 +76,10 @@ class Finetunes(Protocol):
         """The folder of a finetuned candidate's model, brought here if it lies elsewhere; None where there is none."""
         ...
 
+    def tidy(self) -> None:
+        """Remove what processes that were killed left in the work folder and nobody needs."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class RecordedFinetunes:
@@ -105,6 +109,9 @@ class RecordedFinetunes:
 
     def model(self, candidate: int) -> Path | None:
         return None
+
+    def tidy(self) -> None:
+        pass
 
 
 def make_finetunes(source: Source, work: Path, store: str | None = None) -> Finetunes:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,13 +28,15 @@ import torch
 from acsearch.config import StudyConfig
 from acsearch.errors import ConfigError
 from acsearch.finetunes import CandidateScores, Observation, Say
+from acsearch.locks import Locks
 from acsearch.recipe import Recipe
 from acsearch.scores import SCORES
 from acsearch.scores.pairs import Pairs
 from acsearch.space import Representation
+from acsearch.whole import sweep, whole
 from evals.benchmarks import benchmark
 from evals.runner import evaluate
-from trainers import stop
+from trainers import checkpoint, stop
 from trainers.build import METRICS, load_model
 from trainers.encoders import Registry, load_registry
 from trainers.job import Job, Parts, Shared, Stage
@@ -128,7 +129,8 @@ class Pipeline:
         folder = self._stage_folder(job)
         kept = self._store.read(folder / RESULT, OUTBOX)
         if kept is not None:  # another machine may have gone on from here
-            _write(folder / OUTBOX, lambda fresh: fresh.write_bytes(kept))
+            with whole(folder / OUTBOX) as fresh:
+                fresh.write_bytes(kept)
         return folder / OUTBOX
 
     def model(self, candidate: int) -> Path | None:
@@ -148,6 +150,17 @@ class Pipeline:
         if self.recipe.correspondence:
             files.append(self._score_file("C", self._correspondence_key(representation)))
         return [*map(self._stage_folder, jobs), *files]
+
+    def tidy(self) -> None:
+        for folder in ("features", "pairs", "scores", "stages/*", "stages/*/eval/*"):
+            for path in self._work.glob(folder):
+                sweep(path)
+        for stage in self._work.glob("stages/*"):
+            if any(stage.glob(".*")) or any(stage.glob(f"{checkpoint.PREFIX}*")):
+                over = (stage / RESULT).exists() or self._store.read(stage / RESULT, METRICS) is not None
+                with Locks(stage).claim("lock") as ours:
+                    if ours:
+                        checkpoint.prune(stage, 0 if over else checkpoint.KEEP)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -292,7 +305,8 @@ class Pipeline:
         """A file that is here, or in the store, or is written now."""
         if not path.exists() and not self._store.pull_file(path):
             stop.check()
-            _write(path, write)
+            with whole(path) as fresh:
+                write(fresh)
         self._store.push_file(path)
 
     def _score_file(self, what: str, key: Sequence[str]) -> Path:
@@ -397,11 +411,3 @@ def _digest_of(path: Path) -> str:
 
 def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """A file that is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    write(fresh)
-    os.replace(fresh, path)

@@ -116,7 +116,7 @@ class Record:
         return experiment
 
     def _runs(self, experiment: str, snapshot: Snapshot) -> dict[str, Run]:
-        """The study's runs so far by their key; where a crash made two, the older."""
+        """The study's runs so far by their key. A server that dies with its answer is asked twice: the older stays."""
         runs: dict[str, Run] = {}
         token = None
         while True:
@@ -128,7 +128,8 @@ class Record:
                 page_token=token,
             )
             for run in page:
-                runs.setdefault(run.data.tags["acsearch.key"], run)
+                if runs.setdefault(run.data.tags["acsearch.key"], run) is not run:
+                    self._client.delete_run(run.info.run_id)
             token = page.token
             if not token:
                 return runs
@@ -281,7 +282,8 @@ class Record:
             if folder is None:
                 raise StudyError(f"{best.checkpoint}: the best finetuned model is not there any more")
             params = {"representation": best.representation, "checkpoint": best.checkpoint}
-            model = self._client.create_logged_model(
+            begun = self._client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=1)
+            model = next(iter(begun), None) or self._client.create_logged_model(  # one that a crash left goes on
                 experiment, re.sub(r"\W", "-", best.representation), run, params=params, model_type="acsearch"
             )
             self._client.log_model_artifacts(model.model_id, str(folder))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import EvaluationError
+from acsearch.whole import whole
 from evals.benchmarks import Benchmark
 from evals.definition import data_digest
 from trainers.store import Store
@@ -137,20 +138,10 @@ def _commit(folder: Path, benchmark: Benchmark, of: dict[str, Any], result: dict
     result = {"of": of, **result}
     (folder / "results" / f"{benchmark.name}.json").unlink(missing_ok=True)  # of another model
     lines = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
-    _write(folder / "samples" / f"{benchmark.name}.jsonl", lines)
-    _write(folder / "results" / f"{benchmark.name}.json", json.dumps(result, indent=1) + "\n")
+    for kind, end, text in (("samples", "jsonl", lines), ("results", "json", json.dumps(result, indent=1) + "\n")):
+        with whole(folder / kind / f"{benchmark.name}.{end}") as fresh:
+            fresh.write_text(text, encoding="utf-8")
     return result
-
-
-def _write(path: Path, text: str) -> None:
-    """A file that is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 @contextmanager

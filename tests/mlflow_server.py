@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import s3
@@ -46,7 +46,8 @@ class Server:
         """-9, with its workers."""
         if self._process is not None:
             for pid in (self._process.pid, *slurm.descendants(self._process.pid)):
-                os.kill(pid, 9)
+                with suppress(ProcessLookupError):  # a worker that saw the first one die
+                    os.kill(pid, 9)
             self._process.wait()
             self._process = None
 

@@ -43,6 +43,7 @@ class Server:
         self._command += [f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"]
         self._command += [f"-volume.port={volume}", "-volume.max=20", f"-filer.port={filer}", "-filer"]
         self._command += ["-s3", f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}", "-s3.autoCreateBucket=false"]
+        self._command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # which would have fixed ports
         self._ports = [port + more for port in (master, volume, filer, s3) for more in (0, _GRPC)]
 
     @property

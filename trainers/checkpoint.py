@@ -97,7 +97,7 @@ def prune(stage: Path, keep: int, spare: Path | None = None) -> None:
     spare: one that is needed for something else.
     """
     steps = sorted(stage.glob(f"{PREFIX}*"))
-    for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*")]:
+    for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*"), *stage.glob(f".{RESULT}.*")]:
         if path != spare:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -7,7 +7,6 @@ nothing that its parts have not cost already.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from acsearch.space import Joining
+from acsearch.whole import whole
 from trainers.data import Manifest
 from trainers.images import content_seed
 from trainers.representation import VisionRepresentation
@@ -68,24 +68,22 @@ class FeatureCache:
     def _extract(self, part: int, batch_size: int, progress: Progress | None) -> None:
         encoder, target, samples = self.vision.parts[part], self.path(part), list(self._row)
         alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
         shape = (len(samples), *encoder.grid, encoder.width)
-        maps = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
         device = next(iter(encoder.parameters()), torch.empty(0)).device
-        for start in range(0, len(samples), batch_size):
-            rows = samples[start : start + batch_size]
-            images = [self.manifest.image(sample) for sample in rows]
-            pixels = torch.stack([alone.views(image)[0] for image in images if image is not None])
-            seeds = torch.tensor([content_seed(image) for image in images if image is not None])
-            with torch.inference_mode():
-                encoded = encoder.encode(pixels.to(device), seeds.to(device))
-            maps[start : start + len(rows)] = encoded.float().cpu().numpy()
-            if progress:
-                progress(start + len(rows), len(samples))
-        maps.flush()
-        del maps
-        fresh.rename(target)
+        with whole(target) as fresh:
+            maps = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, len(samples), batch_size):
+                rows = samples[start : start + batch_size]
+                images = [self.manifest.image(sample) for sample in rows]
+                pixels = torch.stack([alone.views(image)[0] for image in images if image is not None])
+                seeds = torch.tensor([content_seed(image) for image in images if image is not None])
+                with torch.inference_mode():
+                    encoded = encoder.encode(pixels.to(device), seeds.to(device))
+                maps[start : start + len(rows)] = encoded.float().cpu().numpy()
+                if progress:
+                    progress(start + len(rows), len(samples))
+            maps.flush()
+            del maps
 
     def __call__(self, samples: Sequence[int]) -> tuple[Tensor, ...]:
         """Of each encoder (n, h, w, C) float32, of those samples that have an image, in their order."""

@@ -6,10 +6,11 @@ Whoever has the record open (the study's controller) sends what it does not have
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from acsearch.whole import whole
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,8 @@ class Outbox:
         """Forget what comes after a step: it will be done again."""
         if self.path.exists():
             kept = [line for line in self.read() if line.step <= step]
-            fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            fresh.write_text("".join(map(_json, kept)), encoding="utf-8")
-            fresh.rename(self.path)
+            with whole(self.path) as fresh:
+                fresh.write_text("".join(map(_json, kept)), encoding="utf-8")
 
 
 def _json(line: Line) -> str:

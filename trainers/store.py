@@ -22,7 +22,6 @@ import errno
 import functools
 import hashlib
 import json
-import os
 import re
 import threading
 from collections import deque
@@ -36,6 +35,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 
 from acsearch.errors import StoreError, TrainingError
 from acsearch.locks import Locks
+from acsearch.whole import whole
 from trainers import checkpoint
 from trainers.checkpoint import MARK, RESULT
 from trainers.job import Shared
@@ -255,15 +255,11 @@ class RemoteStore(Store):
         return True
 
     def pull_file(self, path: Path) -> bool:
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._insist(self._fs.get_file, self._at(self._name(path)), str(fresh))
-            fresh.replace(path)
+            with whole(path) as fresh:
+                self._insist(self._fs.get_file, self._at(self._name(path)), str(fresh))
         except FileNotFoundError:
             return False
-        finally:
-            fresh.unlink(missing_ok=True)
         return True
 
     def pull_latest(self, stage: Path) -> None:
