@@ -79,6 +79,12 @@ def play(seed: int, world: World, twin: checks.Found, name: str | None = None) -
         for kill in kills:
             if not _wait(place, controllers, kill.after):
                 break
+            if kill.who in ("launcher", "trainer"):  # when there is one, and it has come some way
+                until = time.monotonic() + 20
+                while kill.who not in dict(living(place.pids)) and time.monotonic() < until:
+                    if not _wait(place, controllers, 0.02):
+                        break
+                time.sleep(kill.away / 4)
             _kill(place, controllers, kill, random.Random(f"{seed} {kill}"), outcome)
         if place.services is not None:
             place.services.up()

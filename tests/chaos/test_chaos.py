@@ -1,4 +1,4 @@
-"""A few rounds of `make chaos`: one controller, two processes that train, and servers that go away."""
+"""Two rounds of `make chaos`, which between them kill controllers, trainers, torchrun, PostgreSQL and S3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos import checks, forks, places, rounds
+from chaos import forks, places, rounds
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +16,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[places.World]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def twin(world: places.World) -> checks.Found:
-    return rounds.undisturbed("alone", world)
-
-
-@pytest.mark.parametrize("seed", [0, 2])
-def test_a_study_is_as_undisturbed(world: places.World, twin: checks.Found, seed: int) -> None:
-    outcome = rounds.play(seed, world, twin)
+@pytest.mark.parametrize("seed", [4, 6])
+def test_a_study_is_as_undisturbed(world: places.World, seed: int) -> None:
+    """Two processes that train, and servers; `docs/chaos.md` says what is looked at."""
+    kind, _ = rounds.schedule(seed)
+    outcome = rounds.play(seed, world, rounds.undisturbed(kind, world))
     assert outcome.kills
     assert not outcome.wrong, str(outcome)
