@@ -282,10 +282,12 @@ class Record:
             if folder is None:
                 raise StudyError(f"{best.checkpoint}: the best finetuned model is not there any more")
             params = {"representation": best.representation, "checkpoint": best.checkpoint}
-            begun = self._client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=1)
-            model = next(iter(begun), None) or self._client.create_logged_model(  # one that a crash left goes on
-                experiment, re.sub(r"\W", "-", best.representation), run, params=params, model_type="acsearch"
-            )
+            ours, plain = f"source_run_id = '{run}'", re.sub(r"\W", "-", best.representation)
+            if not self._client.search_logged_models([experiment], ours):
+                self._client.create_logged_model(experiment, plain, run, params=params, model_type="acsearch")
+            model, *more = self._client.search_logged_models([experiment], ours)
+            for one in more:  # a server that died with its answer was asked twice
+                self._client.delete_logged_model(one.model_id)
             self._client.log_model_artifacts(model.model_id, str(folder))
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
             version = self._client.create_model_version(

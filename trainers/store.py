@@ -12,8 +12,10 @@ Names are paths below that folder:
 - Uploads run in the background, and training never waits for them. Whoever tells others of a result drains first.
 - A store that is away is waited for, however long. One that refuses us, or is not there, is an error.
 
-What a killed process leaves of a large file is taken away when that file is put again or its checkpoint goes; a bucket
-that outlives studies wants a lifecycle rule for incomplete multipart uploads all the same.
+A result that its writer, killed, had not wholly uploaded, and that another one trained and committed since, stays below
+its digits: nobody can tell a dead writer there from a slow one. What a killed process leaves of a large file
+is taken away when that file is put again or its checkpoint goes; a bucket that outlives studies wants a lifecycle rule
+for incomplete multipart uploads all the same.
 """
 
 from __future__ import annotations

@@ -91,7 +91,12 @@ def wrong(place: Place, twin: Found, *, in_turns: bool) -> list[str]:
 def noted(place: Place) -> list[str]:
     """What may be, and is worth telling."""
     surplus = [one for one in _study(place)._study.get_trials(deepcopy=False) if one.user_attrs.get(SURPLUS)]
-    return [f"{len(surplus)} trials beyond the budget, never begun"] if surplus else []
+    told = [f"{len(surplus)} trials beyond the budget, never begun"] if surplus else []
+    if place.services is not None:
+        names, belonging = _stored(place)
+        others = {name.split("/")[1] for name in names - belonging if _is_of_another_writer(name)}
+        told += [f"half a result of another writer in {len(others)} stages of the store"] if others else []
+    return told
 
 
 def _study(place: Place) -> Study:
@@ -206,8 +211,29 @@ def _files(place: Place) -> Iterator[str]:
 
 
 def _objects(place: Place, snapshot: Snapshot) -> Iterator[str]:
+    names, belonging = _stored(place)
+    if not belonging <= names:
+        yield f"not in the store: {sorted(belonging - names)}"
+    left = sorted(name for name in names - belonging if "/eval/" not in name and not _is_of_another_writer(name))
+    if left:
+        yield f"left in the store: {left}"
+    client, prefix = _bucket(place)
+    if uploads := client.list_multipart_uploads(Bucket=s3.BUCKET, Prefix=prefix).get("Uploads"):
+        yield f"half uploads: {[one['Key'] for one in uploads]}"
+    for one in snapshot.finished:
+        address = str(one.checkpoint).removeprefix(f"s3://{s3.BUCKET}/{prefix}")
+        if f"{address}/{MARK}" not in names:
+            yield f"trial {one.trial}: no checkpoint {one.checkpoint}"
+
+
+def _bucket(place: Place) -> tuple[Any, str]:
     assert place.services is not None
-    client, prefix = place.services.bucket.client(), f"{place.name}/"
+    return place.services.bucket.client(), f"{place.name}/"
+
+
+def _stored(place: Place) -> tuple[set[str], set[str]]:
+    """Objects of stages, and those of them that belong to committed results."""
+    client, prefix = _bucket(place)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix=f"{prefix}stages/")
     names = {one["Key"].removeprefix(prefix) for page in pages for one in page.get("Contents", ())}
     marks = [name for name in names if name.endswith(f"/result/{MARK}")]
@@ -215,17 +241,12 @@ def _objects(place: Place, snapshot: Snapshot) -> Iterator[str]:
     for mark in marks:
         content = client.get_object(Bucket=s3.BUCKET, Key=prefix + mark)["Body"].read()
         belonging |= {mark.replace(MARK, f"{_digits(content)}/{file}") for file in json.loads(content)}
-    if not belonging <= names:
-        yield f"not in the store: {sorted(belonging - names)}"
-    left = sorted(name for name in names - belonging if "/eval/" not in name)
-    if left:
-        yield f"left in the store: {left}"
-    if uploads := client.list_multipart_uploads(Bucket=s3.BUCKET, Prefix=prefix).get("Uploads"):
-        yield f"half uploads: {[one['Key'] for one in uploads]}"
-    for one in snapshot.finished:
-        address = str(one.checkpoint).removeprefix(f"s3://{s3.BUCKET}/{prefix}")
-        if f"{address}/{MARK}" not in names:
-            yield f"trial {one.trial}: no checkpoint {one.checkpoint}"
+    return names, belonging
+
+
+def _is_of_another_writer(name: str) -> bool:
+    """Of a result that was trained twice, because who came first was killed while it uploaded it."""
+    return name.split("/")[2] == "result"
 
 
 def _leases(place: Place) -> Iterator[str]:
