@@ -36,12 +36,15 @@ CREATE TABLE IF NOT EXISTS acsearch_leases (
 _TAKE = """
 INSERT INTO acsearch_leases (study, name, owner, who, expires) VALUES (:study, :name, :owner, :who, {now} + :term)
 ON CONFLICT (study, name) DO UPDATE SET owner = excluded.owner, who = excluded.who, expires = excluded.expires
-WHERE acsearch_leases.expires < {now} OR acsearch_leases.owner = excluded.owner
+WHERE acsearch_leases.expires = 0 OR acsearch_leases.owner = excluded.owner
+    OR (acsearch_leases.expires < {now} AND {up} + :term < {now})
 """
 _RENEW = "UPDATE acsearch_leases SET expires = {now} + :term WHERE study = :study AND name = :name AND owner = :owner"
 _FREE = "UPDATE acsearch_leases SET expires = 0 WHERE study = :study AND name = :name AND owner = :owner"
 _STEAL = "UPDATE acsearch_leases SET expires = 0, owner = '' WHERE study = :study AND owner <> ''"
 _HELD = "SELECT who FROM acsearch_leases WHERE study = :study AND name = :name AND expires >= {now}"
+# when the database came up: whoever holds a lease must have had the time to renew it after an outage
+_UP = {"postgresql": "extract(epoch from pg_postmaster_start_time())", "sqlite": "0"}
 _NOW = {"postgresql": "extract(epoch from clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
 
 
@@ -153,7 +156,8 @@ class Leases:
     def _sql(self, statement: str) -> Any:
         import sqlalchemy
 
-        return sqlalchemy.text(statement.format(now=_NOW[self._engine.dialect.name]))
+        kind = self._engine.dialect.name
+        return sqlalchemy.text(statement.format(now=_NOW[kind], up=_UP[kind]))
 
     def _run(self, statement: str, **values: object) -> int:
         """How many rows it changed."""

@@ -25,13 +25,12 @@ T = TypeVar("T")
 def _is_outage(error: BaseException) -> bool:
     if isinstance(error, StorageInternalError):
         error = error.__cause__ or error
-    return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) or (
-        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
-    )
+    lost = sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError | sqlalchemy.exc.PendingRollbackError
+    return isinstance(error, lost) or (isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated)
 
 
 def _tell(state: tenacity.RetryCallState) -> None:
-    if state.attempt_number == 3:
+    if state.attempt_number == 5:
         error = state.outcome.exception() if state.outcome else None
         _log.warning("the database does not answer; waiting for it (%s)", str(error).strip().split("\n")[0])
 
@@ -39,7 +38,7 @@ def _tell(state: tenacity.RetryCallState) -> None:
 def _trying(matters: Callable[[BaseException], bool]) -> tenacity.Retrying:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(matters),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
         stop=tenacity.stop_after_delay(_LONGEST),
         before_sleep=_tell,
         reraise=True,
@@ -93,11 +92,20 @@ class PatientStorage(optuna.storages.RDBStorage):
         return patiently(call)()
 
 
+# what acsearch asks, and what the cache asks that Optuna puts before its storage
 for _name in (
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_trials",
+    "_set_trial_param",
+    "create_new_study",
     "create_new_trial",
     "get_all_studies",
     "get_all_trials",
+    "get_study_directions",
     "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
     "get_study_user_attrs",
     "get_trial",
     "set_study_user_attr",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -148,7 +148,7 @@ class Study(StoredStudy):
         news = News(self, watch)
         self.score(finetunes, watch, news)
         while True:
-            with self._next_trial(watch) as trial:
+            with self._next_trial(watch) as trial, suppress(LeaseLostError):  # then another one is at it
                 if trial is not None:
                     self._finetune(trial, finetunes, watch)
             news.tell()

@@ -69,7 +69,7 @@ def test_the_database_is_away_while_a_finetune_runs(database: postgres.Server, t
     time.sleep(AWAY)
     database.start()
     said = [one.communicate(timeout=200)[1] for one in controllers]
-    assert [one.returncode for one in controllers] == [0, 0], said
+    assert [one.returncode for one in controllers] == [0, 0], "\n".join(said)
     assert any("the database does not answer; waiting for it" in text for text in said)
     ended = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("end")]
     assert sorted(ended) == ["0", "1", "2", "3"]
