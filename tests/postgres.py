@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import debian
 import pytest
 import sqlalchemy
 
@@ -23,8 +24,8 @@ def programs() -> Path:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         if found:
             return found[-1].parent
-        if attempt == 1 and os.geteuid() == 0 and shutil.which("apt-get"):
-            subprocess.run("apt-get update -q && apt-get install -qy postgresql", shell=True, capture_output=True)
+        if attempt == 1:
+            debian.install("postgresql")
     pytest.skip("needs PostgreSQL: as root on Debian the test installs it, elsewhere install the package postgresql")
 
 

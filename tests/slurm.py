@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import debian
 import pytest
 
 _PACKAGES = "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
@@ -26,9 +27,8 @@ def install() -> None:
     for attempt in (1, 2):
         if all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
             return
-        if attempt == 1 and shutil.which("apt-get"):
-            quiet = f"apt-get update -q && apt-get install -qy --no-install-recommends {_PACKAGES}"
-            subprocess.run(quiet, shell=True, capture_output=True)
+        if attempt == 1:
+            debian.install(_PACKAGES)
     pytest.skip(f"needs Slurm: on Debian the test installs it, elsewhere install {_PACKAGES}")
 
 
