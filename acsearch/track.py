@@ -279,8 +279,8 @@ class Record:
         version = next((one.version for one in versions if one.run_id == run), None)
         if version is None:
             folder = finetunes.model(best.candidate)
-            if folder is None:
-                raise StudyError(f"{best.checkpoint}: the best finetuned model is not there any more")
+            if folder is None:  # imported without its checkpoints
+                return
             params = {"representation": best.representation, "checkpoint": best.checkpoint}
             ours, plain = f"source_run_id = '{run}'", re.sub(r"\W", "-", best.representation)
             if not self._client.search_logged_models([experiment], ours):

@@ -28,6 +28,7 @@ from acsearch.errors import TrainingError
 from trainers import checkpoint
 from trainers.build import MODEL, WEIGHTS, load_llm, load_model
 from trainers.job import Job, Parts, Stage, Tune, read_job
+from trainers.store import Store
 from trainers.train import _Run, run_stage
 
 PICTURE = tiny.picture("red", 0)
@@ -80,7 +81,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         step = checkpoint.latest(folder / "stage")
         assert step is not None
         result = run_stage(job, folder / "whole")
-        run = _Run(job, folder / "again", Accelerator(cpu=True))
+        run = _Run(job, folder / "again", Accelerator(cpu=True), Store())
         yield World(folder, job, folder / "stage", step, result, run)
 
 
