@@ -273,14 +273,14 @@ class Record:
             return
         run = runs[_key(snapshot, f"finetune/{best.trial}")].info.run_id
         name = f"acsearch-{snapshot.name}"
-        if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name, description=snapshot.title)
         versions = self._client.search_model_versions(f"name = '{name}'")
         version = next((one.version for one in versions if one.run_id == run), None)
         if version is None:
             folder = finetunes.model(best.candidate)
             if folder is None:  # imported without its checkpoints
                 return
+            if not self._client.search_registered_models(f"name = '{name}'"):
+                self._client.create_registered_model(name, description=snapshot.title)
             params = {"representation": best.representation, "checkpoint": best.checkpoint}
             ours, plain = f"source_run_id = '{run}'", re.sub(r"\W", "-", best.representation)
             if not self._client.search_logged_models([experiment], ours):
