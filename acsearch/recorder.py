@@ -18,10 +18,10 @@ class Recorder:
         self.missing: str | None = None
 
     def __call__(self, *, with_figures: bool = False) -> None:
-        study = self._study
+        study, snapshot = self._study, self._study.snapshot()  # a damaged study is no matter of the record's
         try:
             record = self._home.open_record(study.name)  # asks first whether anybody answers: clients try for minutes
-            study.note_runs(record.record(study.snapshot(), self._finetunes, with_figures=with_figures))
+            study.note_runs(record.record(snapshot, self._finetunes, with_figures=with_figures))
         except (StudyError, *AWAY) as error:
             self.missing = without_secrets(str(error).strip().split("\n")[0])
         else:
