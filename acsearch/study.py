@@ -328,9 +328,10 @@ class News:
         self._unscored, self._told = set(study.unscored), self._over()
 
     def tell(self) -> None:
-        for row in sorted(self._unscored - set(unscored := self._study.unscored)):
+        unscored = set(self._study.unscored)
+        for row in sorted(self._unscored - unscored):
             self._watch(Event("scored", row, self._study.snapshot().table.representations[row]))
-        self._unscored = set(unscored)
+        self._unscored = unscored
         if len(over := self._over()) > len(self._told):
             snapshot = self._study.snapshot()
             for step, record in zip(snapshot.steps[1:], snapshot.finished, strict=True):
