@@ -143,10 +143,10 @@ def descendants(pid: int) -> list[int]:
 
 
 @contextmanager
-def cluster(folder: Path, name: str, socket_: Path, nodes: int = 2) -> Iterator[Cluster]:
+def cluster(name: str, socket_: Path, nodes: int = 2) -> Iterator[Cluster]:
     """A cluster of so many nodes with eight cores each, whatever this machine has."""
-    host, folder = socket.gethostname().split(".")[0], folder / name
-    folder.mkdir()
+    host = socket.gethostname().split(".")[0]
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))  # not under tmp_path: steps listen on sockets of 108 characters
     (folder / "state").mkdir()
     lines = [
         f"ClusterName={name}",
@@ -192,3 +192,4 @@ def cluster(folder: Path, name: str, socket_: Path, nodes: int = 2) -> Iterator[
         yield made
     finally:
         made.kill()
+        shutil.rmtree(folder, ignore_errors=True)  # dying steps may still write

@@ -40,9 +40,8 @@ def munge() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def alpha_and_beta(munge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[slurm.Cluster, ...]]:
-    folder = tmp_path_factory.mktemp("slurm")
-    with slurm.cluster(folder, "alpha", munge) as alpha, slurm.cluster(folder, "beta", munge) as beta:
+def alpha_and_beta(munge: Path) -> Iterator[tuple[slurm.Cluster, ...]]:
+    with slurm.cluster("alpha", munge) as alpha, slurm.cluster("beta", munge) as beta:
         yield alpha, beta
 
 
@@ -202,12 +201,13 @@ def test_a_job_that_is_started_twice_finetunes_once(
     munge: Path, services: Services, tmp_path: Path, disturb: Callable[[slurm.Cluster, str, Path], None]
 ) -> None:
     log, script = tmp_path / "log", tmp_path / "job.sh"
-    with slurm.cluster(tmp_path, "gamma", munge) as gamma:
+    with slurm.cluster("gamma", munge) as gamma:
         site = Site(gamma, tmp_path / "home", services)
         work = [sys.executable, str(ROOT / "tests" / "controller.py"), disturb.__name__, "2", "12", str(log)]
         script.write_text(f"#!/bin/sh\nexec {shlex.join(work)}\n")
         sbatch = ["sbatch", "--parsable", "--requeue", f"--output={tmp_path}/out", str(script)]
         done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         job = done.stdout.strip()
         until = time.monotonic() + 180
         disturb(gamma, job, log)
