@@ -75,6 +75,8 @@ def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False
     members: dict[str, bytes | Path] = {STUDY: half.model_dump_json(indent=1).encode()}
     finetunes, work = make_finetunes(study.source, home.work, home.store), home.work.absolute()
     finetuned = {trial.candidate for trial in half.trials if trial.candidate is not None}
+    for candidate in range(len(table.representations)):
+        finetunes.fetch(candidate, finetuned=candidate in finetuned, checkpoints=checkpoints)
     files = workfiles.belonging(finetunes, len(table.representations), finetuned, checkpoints=checkpoints)
     pack(file, name, socket.gethostname(), members | {workfiles.member(path, work): path for path in files})
     return Exported(half, len(files), working)

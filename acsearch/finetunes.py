@@ -72,6 +72,10 @@ class Finetunes(Protocol):
         """What the work folder holds of a candidate, or would: folders of stages, and files of scores."""
         ...
 
+    def fetch(self, candidate: int, *, finetuned: bool, checkpoints: bool) -> None:
+        """Bring to the work folder what only the work store has of a candidate."""
+        ...
+
     def model(self, candidate: int) -> Path | None:
         """The folder of a finetuned candidate's model, brought here if it lies elsewhere; None where there is none."""
         ...
@@ -106,6 +110,9 @@ class RecordedFinetunes:
 
     def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
         return []
+
+    def fetch(self, candidate: int, *, finetuned: bool, checkpoints: bool) -> None:
+        pass
 
     def model(self, candidate: int) -> Path | None:
         return None

@@ -126,12 +126,7 @@ class Pipeline:
     def logs(self, candidate: int, trial: int | None) -> Path | None:
         representation = self.recipe.representations[candidate]
         job = self._align_job(representation) if trial is None else self._finetune_job(representation)
-        folder = self._stage_folder(job)
-        kept = self._store.read(folder / RESULT, OUTBOX)
-        if kept is not None:  # another machine may have gone on from here
-            with whole(folder / OUTBOX) as fresh:
-                fresh.write_bytes(kept)
-        return folder / OUTBOX
+        return self._outbox(self._stage_folder(job))
 
     def model(self, candidate: int) -> Path | None:
         return self._store.result(self._stage_folder(self._finetune_job(self.recipe.representations[candidate])))
@@ -151,16 +146,43 @@ class Pipeline:
             files.append(self._score_file("C", self._correspondence_key(representation)))
         return [*map(self._stage_folder, jobs), *files]
 
+    def fetch(self, candidate: int, *, finetuned: bool, checkpoints: bool) -> None:
+        for path in self.work(candidate, finetuned=finetuned):
+            if path.parent.name == "stages":
+                files = self._fetch_stage(path, checkpoints) if self._store.files(path) else []
+            else:
+                files = [path]
+            for file in files:
+                if not file.exists():
+                    self._store.pull_file(file)
+
+    def _fetch_stage(self, stage: Path, checkpoints: bool) -> list[Path]:
+        """Returns the single files that the store has of it."""
+        self._outbox(stage)
+        with Locks(stage).claim("lock") as ours:  # else it is trained here
+            if checkpoints and ours and not (checkpoint.committed(stage / RESULT) or self._store.pull(stage / RESULT)):
+                self._store.pull_latest(stage)
+        return [file for folder in ("results", "samples") for file in self._store.files(stage / "eval" / folder)]
+
     def tidy(self) -> None:
         for folder in ("features", "pairs", "scores", "stages/*", "stages/*/eval/*"):
             for path in self._work.glob(folder):
                 sweep(path)
         for stage in self._work.glob("stages/*"):
+            self._store.sweep(stage)
             if any(stage.glob(".*")) or any(stage.glob(f"{checkpoint.PREFIX}*")):
                 over = (stage / RESULT).exists() or self._store.read(stage / RESULT, METRICS) is not None
                 with Locks(stage).claim("lock") as ours:
                     if ours:
                         checkpoint.prune(stage, 0 if over else checkpoint.KEEP)
+
+    def _outbox(self, stage: Path) -> Path:
+        """The metrics of a stage's training, brought here if it ended elsewhere."""
+        kept = self._store.read(stage / RESULT, OUTBOX)
+        if kept is not None:  # another machine may have gone on from here
+            with whole(stage / OUTBOX) as fresh:
+                fresh.write_bytes(kept)
+        return stage / OUTBOX
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -136,35 +136,65 @@ def test_half_an_upload_does_not_count(tmp_path: Path, kind: str) -> None:
     assert contents(checkpoint.step_folder(stage, 3)) == {"one": b"one 3", "two": b"two 3"}
 
 
-def test_two_writers_of_one_folder_never_mix(running: s3.Server, tmp_path: Path) -> None:
-    """Both write, again and again, while a third reads: always one of the wholes that were written."""
-    written: set[frozenset[tuple[str, bytes]]] = set()
-    writing = 2
+def test_two_writers_of_one_result_never_mix(running: s3.Server, tmp_path: Path) -> None:
+    """Both write while a third reads: one of the two wholes, always the same one, and nothing beside it."""
+    written: dict[Path, set[frozenset[tuple[str, bytes]]]] = {}
+    writing, turns = 2, 5
+
+    def result(who: str, turn: int) -> Path:
+        return tmp_path / who / "stages" / str(turn) / RESULT
 
     def write(who: str) -> None:
         nonlocal writing
         store = RemoteStore(address(tmp_path), tmp_path / who)
-        for turn in range(5):
-            files = {f"file{number}": f"{who} {turn} {number}" for number in range(4)}
-            written.add(frozenset((name, text.encode()) for name, text in files.items()))
-            store.push(commit(tmp_path / who / "stages" / "a" / RESULT, **files), keep=0)
+        for turn in range(turns):
+            store.push(result(who, turn), keep=0)
             store.drain()
         writing -= 1
 
+    for turn in range(turns):
+        for who in ("one", "two"):
+            commit(result(who, turn), **{f"file{number}": f"{who} {number}" for number in range(4)})
+        written[result("reader", turn)] = {frozenset(contents(result(who, turn)).items()) for who in ("one", "two")}
     writers = [threading.Thread(target=write, args=(who,)) for who in ("one", "two")]
     for one in writers:
         one.start()
-    reader, seen = RemoteStore(address(tmp_path), tmp_path / "reader"), set()
-    pulled = tmp_path / "reader" / "stages" / "a" / RESULT
-    soon(lambda: reader.pull(pulled))
-    while writing:
-        assert reader.pull(pulled)
-        seen.add(frozenset(contents(pulled).items()))
-    assert seen <= written
-    for one in writers:
-        one.join()
+    reader, seen = RemoteStore(address(tmp_path), tmp_path / "reader"), dict[Path, set[frozenset[tuple[str, bytes]]]]()
+    while writing or len(seen) < turns:
+        for pulled in written:
+            if reader.pull(pulled):
+                seen.setdefault(pulled, set()).add(frozenset(contents(pulled).items()))
+            else:
+                assert pulled not in seen
+    for pulled, wholes in seen.items():
+        assert len(wholes) == 1
+        assert wholes <= written[pulled]
+    assert len(keys(running, tmp_path)) == turns * (1 + 4)
+
+
+@pytest.mark.parametrize("kind", ["no file", "another file"])
+def test_a_damaged_result_is_replaced_and_a_half_one_swept(url: str, tmp_path: Path, kind: str) -> None:
+    first, second = RemoteStore(url, tmp_path / "first"), RemoteStore(url, tmp_path / "second")
+    for who, store in (("first", first), ("second", second)):
+        store.push(commit(tmp_path / who / "stages" / "a" / RESULT, weights=who), keep=0)
+        assert store.drain()
+    reader, pulled = RemoteStore(url, tmp_path / "reader"), tmp_path / "reader" / "stages" / "a" / RESULT
     assert reader.pull(pulled)
-    assert frozenset(contents(pulled).items()) in written
+    assert contents(pulled) == {"weights": b"first"}
+    files, base = reader._fs, f"{reader._base}/stages/a/{RESULT}"
+    (stored,) = files.glob(f"{base}/*/weights")
+    files.rm_file(stored) if kind == "no file" else files.pipe_file(stored, b"worst")
+    files.pipe_file(f"{base}/0123/weights", b"of one who was killed")
+    here = tmp_path / "second" / "stages" / "a" / RESULT
+    assert not second.pull(here)
+    second.push(here, keep=0)
+    assert second.drain()
+    assert reader.pull(pulled)
+    assert contents(pulled) == {"weights": b"second"}
+    assert len(files.find(base)) == 2
+    files.pipe_file(f"{base}/0123/weights", b"of one who was killed")
+    second.sweep(here.parent)
+    assert len(files.find(base)) == 2
 
 
 def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from acsearch.locks import Locks
 from acsearch.pipeline import Pipeline
 from trainers.checkpoint import committed, committing, step_folder
 from trainers.outbox import Outbox
+from trainers.store import RemoteStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -124,6 +125,31 @@ def test_logs_and_results_always_checkpoints_on_request(there: Place, here: Plac
     assert files(here) == {name: whole[name] for name in light | last}
     assert all(committed(path.parent) for path in here.work.rglob("commit.json"))
     assert carry(there, here, "again", checkpoints=True) == 0
+
+
+def test_what_only_the_store_has_goes_along(
+    there: Place, here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exported on a machine where nothing was scored or trained."""
+    url = f"file://{tmp_path}/store"
+    uploads, expected = RemoteStore(url, there.work), files(there)
+    for mark in sorted(there.work.glob("stages/*/*/commit.json")):
+        uploads.push(mark.parent, keep=1)
+    for path in (*there.work.glob("scores/*"), *there.work.glob("stages/*/eval/*/*")):
+        uploads.push_file(path)
+    assert uploads.drain()
+    shutil.rmtree(there.work)
+    monkeypatch.setattr(Place, "store", url)
+    carry(there, here, checkpoints=True)
+    carried = files(here)
+    assert carried.items() <= expected.items()
+    interrupted = next(one.candidate for one in there.study().snapshot().finetunes if one.state == "interrupted")
+    align, unfinished = stages(pipeline(there), 0)[0], stages(pipeline(there), interrupted or 0)[1]
+    assert {name.partition("/")[0] for name in carried} == {"scores", "stages"}
+    assert f"stages/{align.name}/outbox.jsonl" in carried
+    assert committed(here.work / "stages" / unfinished.name / "step-00000002")
+    assert len([name for name in carried if "/eval/" in name]) == 4
+    assert len([name for name in carried if name.endswith("/result/commit.json")]) == 2
 
 
 def test_nothing_is_trained_again_where_checkpoints_are(

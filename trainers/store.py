@@ -8,14 +8,13 @@ Names are paths below that folder:
     stages/34cd/step-00000300/56ef/weights    its files, below the first digits of the mark's own SHA-256
 
 - The mark is put last, so half an upload does not count. Files lie under a name made of their contents, so two writers
-  of one folder never mix, and the last one to put its mark wins whole.
+  of one folder never mix. Of two results the first with a mark stays, unless it is damaged: no other one can be put
+  then, so what is beside its files is of somebody who died or will give up, and is removed.
 - Uploads run in the background, and training never waits for them. Whoever tells others of a result drains first.
 - A store that is away is waited for, however long. One that refuses us, or is not there, is an error.
 
-A result that its writer, killed, had not wholly uploaded, and that another one trained and committed since, stays below
-its digits: nobody can tell a dead writer there from a slow one. What a killed process leaves of a large file
-is taken away when that file is put again or its checkpoint goes; a bucket that outlives studies wants a lifecycle rule
-for incomplete multipart uploads all the same.
+What a killed process leaves of a large file is taken away when that file is put again or its folder goes; a bucket that
+outlives studies wants a lifecycle rule for incomplete multipart uploads all the same.
 """
 
 from __future__ import annotations
@@ -92,6 +91,13 @@ class Store:
         """One file of a committed folder in the store; None where that is not there."""
         return None
 
+    def files(self, folder: Path) -> list[Path]:
+        """What the store has directly in a folder, as paths here."""
+        return []
+
+    def sweep(self, stage: Path) -> None:
+        """Remove from the store what others left beside a stage's committed result."""
+
     def result(self, stage: Path) -> Path | None:
         """A stage's committed result, brought here if it has to be."""
         result = stage / RESULT
@@ -121,6 +127,7 @@ class RemoteStore(Store):
         self._lanes: dict[str, deque[_Upload]] = {}  # by folder: checkpoints do not wait behind all features
         self._trouble = ""  # why the last try failed
         self._failed: Exception | None = None
+        self._damaged: set[bytes] = set()  # marks whose files were not what they say
         self._checked = False
 
     def check(self) -> None:
@@ -197,19 +204,46 @@ class RemoteStore(Store):
     def _put_folder(self, folder: Path, keep: int) -> None:
         mark, name = (folder / MARK).read_bytes(), self._name(folder)
         stage = str(PurePosixPath(name).parent)
-        if folder.name != RESULT and self._read(f"{stage}/{RESULT}/{MARK}") is not None:
+        first = self._result(stage)
+        if first is not None and folder.name != RESULT:
             return  # somebody was quicker
-        if self._read(f"{name}/{MARK}") != mark:
+        if first is None and self._read(f"{name}/{MARK}") != mark:
             inside = f"{name}/{_digits(mark)}"
             self._abort_uploads(inside)
             for file in json.loads(mark):
                 self._put(folder / file, self._at(f"{inside}/{file}"), True)
-            self._fs.pipe_file(self._at(f"{name}/{MARK}"), mark)
+            self._put_mark(self._at(f"{name}/{MARK}"), mark, folder.name == RESULT)
+        if folder.name == RESULT:
+            self._sweep(stage)
         for step in reversed(self._steps(stage)):
             if keep == 0:
                 self._remove(f"{stage}/{step}")
             elif self._read(f"{stage}/{step}/{MARK}") is not None:  # else another writer is at it, and may end
                 keep -= 1
+
+    def _result(self, stage: str) -> bytes | None:
+        """The mark of a stage's result. One that did not fit its files is removed, so that another can be put."""
+        mark = self._read(f"{stage}/{RESULT}/{MARK}")
+        if mark in self._damaged:
+            self._fs.rm_file(self._at(f"{stage}/{RESULT}/{MARK}"))
+            return None
+        return mark
+
+    def _put_mark(self, remote: str, mark: bytes, unless_there: bool) -> None:
+        try:
+            self._fs.pipe_file(remote, mark, mode="create" if unless_there else "overwrite")
+        except OSError as error:
+            if _code(error) == "NotImplemented":  # a store without conditional writes: a gap of milliseconds
+                self._fs.pipe_file(remote, mark)
+            elif not isinstance(error, FileExistsError) and _code(error) != "PreconditionFailed":
+                raise
+
+    def _sweep(self, stage: str) -> None:
+        mark = self._read(f"{stage}/{RESULT}/{MARK}")
+        if mark is not None:
+            for name in self._names(f"{stage}/{RESULT}"):
+                if name not in (MARK, _digits(mark)):
+                    self._remove(f"{stage}/{RESULT}/{name}")
 
     def _put(self, path: Path, remote: str, unless_there: bool) -> None:
         if unless_there:
@@ -253,6 +287,8 @@ class RemoteStore(Store):
                     remote = self._at(f"{name}/{_digits(mark or b'')}/{file}")
                     self._insist(self._fs.get_file, remote, str(fresh / file))
         except (ValueError, TypeError, TrainingError, FileNotFoundError):  # no mark, or files that do not fit it
+            if mark is not None:
+                self._damaged.add(mark)
             return False
         return True
 
@@ -288,14 +324,22 @@ class RemoteStore(Store):
             return None
         return found
 
+    def files(self, folder: Path) -> list[Path]:
+        return [folder / name for name in self._insist(self._names, self._name(folder))]
+
+    def sweep(self, stage: Path) -> None:
+        self._insist(self._sweep, self._name(stage))
+
     def _steps(self, stage: str) -> list[str]:
+        return sorted(name for name in self._names(stage) if name.startswith(checkpoint.PREFIX))
+
+    def _names(self, folder: str) -> list[str]:
         try:
-            names = [PurePosixPath(path).name for path in self._fs.ls(self._at(stage), detail=False)]
+            return [PurePosixPath(path).name for path in self._fs.ls(self._at(folder), detail=False)]
         except FileNotFoundError as error:
             if _code(error):
                 raise
             return []
-        return sorted(name for name in names if name.startswith(checkpoint.PREFIX))
 
     # -- what may go wrong ---------------------------------------------------------------------------------------------
 

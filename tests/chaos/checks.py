@@ -91,12 +91,7 @@ def wrong(place: Place, twin: Found, *, in_turns: bool) -> list[str]:
 def noted(place: Place) -> list[str]:
     """What may be, and is worth telling."""
     surplus = [one for one in _study(place)._study.get_trials(deepcopy=False) if one.user_attrs.get(SURPLUS)]
-    told = [f"{len(surplus)} trials beyond the budget, never begun"] if surplus else []
-    if place.services is not None:
-        names, belonging = _stored(place)
-        others = {name.split("/")[1] for name in names - belonging if _is_of_another_writer(name)}
-        told += [f"half a result of another writer in {len(others)} stages of the store"] if others else []
-    return told
+    return [f"{len(surplus)} trials beyond the budget, never begun"] if surplus else []
 
 
 def _study(place: Place) -> Study:
@@ -189,7 +184,7 @@ def _record(place: Place, snapshot: Snapshot, twin: Found) -> Iterator[str]:
     if trained != 3 + BUDGET:
         yield f"{trained} runs have losses"
     for one in snapshot.finished:
-        metrics = next(run.data.metrics for run in runs if run.info.run_id == one.run)
+        metrics = next((run.data.metrics for run in runs if run.info.run_id == one.run), {})
         if one.points != {name: metrics.get(f"bench/{name}") for name in one.points}:
             yield f"trial {one.trial}: other scores in its run"
     ours = {run.info.run_id for run in runs}
@@ -214,7 +209,7 @@ def _objects(place: Place, snapshot: Snapshot) -> Iterator[str]:
     names, belonging = _stored(place)
     if not belonging <= names:
         yield f"not in the store: {sorted(belonging - names)}"
-    left = sorted(name for name in names - belonging if "/eval/" not in name and not _is_of_another_writer(name))
+    left = sorted(name for name in names - belonging if "/eval/" not in name)
     if left:
         yield f"left in the store: {left}"
     client, prefix = _bucket(place)
@@ -242,11 +237,6 @@ def _stored(place: Place) -> tuple[set[str], set[str]]:
         content = client.get_object(Bucket=s3.BUCKET, Key=prefix + mark)["Body"].read()
         belonging |= {mark.replace(MARK, f"{_digits(content)}/{file}") for file in json.loads(content)}
     return names, belonging
-
-
-def _is_of_another_writer(name: str) -> bool:
-    """Of a result that was trained twice, because who came first was killed while it uploaded it."""
-    return name.split("/")[2] == "result"
 
 
 def _leases(place: Place) -> Iterator[str]:
