@@ -8,6 +8,7 @@ in a table of the same name. Other places are named by options, and by `acsearch
 from __future__ import annotations
 
 import http.client
+import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import StudyError
 from acsearch.locks import Claims, Locks
@@ -86,10 +87,8 @@ class Home:
             from acsearch.leases import alone
             from acsearch.patience import PatientStorage
 
-            options = {"pool_pre_ping": True}
-            engine = sqlalchemy.create_engine(url, **options)
-            with alone(engine):
-                return PatientStorage(url, engine_kwargs=options)
+            with alone(sqlalchemy.create_engine(url)):
+                return PatientStorage(url, engine_kwargs=_server_options(url))
         except ImportError as error:
             raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
@@ -149,7 +148,16 @@ def _engine(url: str) -> sqlalchemy.Engine:
     """One for all leases: a server has only so many connections."""
     import sqlalchemy
 
-    return sqlalchemy.create_engine(url, pool_pre_ping=True)
+    return sqlalchemy.create_engine(url, **_server_options(url))
+
+
+def _server_options(url: str) -> dict[str, Any]:
+    """Of an engine for a database server: that it is gone is noticed, also where the network just falls silent."""
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if re.match(r"postgresql(\+psycopg2?)?:", url):  # those that go by libpq's names; without them it takes hours
+        alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+        options["connect_args"] = {"connect_timeout": 10} | alive
+    return options
 
 
 def sqlite_file(url: str, option: str, table: str) -> Path | None:

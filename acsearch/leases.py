@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from acsearch.attempts import who
 from acsearch.errors import LeaseLostError, StudyError
-from acsearch.patience import patiently, wait_for
+from acsearch.patience import calm, patiently, wait_for
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -37,13 +37,14 @@ _TAKE = """
 INSERT INTO acsearch_leases (study, name, owner, who, expires) VALUES (:study, :name, :owner, :who, {now} + :term)
 ON CONFLICT (study, name) DO UPDATE SET owner = excluded.owner, who = excluded.who, expires = excluded.expires
 WHERE acsearch_leases.expires = 0 OR acsearch_leases.owner = excluded.owner
-    OR (acsearch_leases.expires < {now} AND {up} + :term < {now})
+    OR (acsearch_leases.expires < {now} AND {up} + :term < {now} AND :calm > :term)
 """
 _RENEW = "UPDATE acsearch_leases SET expires = {now} + :term WHERE study = :study AND name = :name AND owner = :owner"
 _FREE = "UPDATE acsearch_leases SET expires = 0 WHERE study = :study AND name = :name AND owner = :owner"
 _STEAL = "UPDATE acsearch_leases SET expires = 0, owner = '' WHERE study = :study AND owner <> ''"
 _HELD = "SELECT who FROM acsearch_leases WHERE study = :study AND name = :name AND expires >= {now}"
-# when the database came up: whoever holds a lease must have had the time to renew it after an outage
+# when the database came up: whoever holds a lease must have had the time to renew it after an outage, also after one
+# of the network, from which we too have come back
 _UP = {"postgresql": "extract(epoch from pg_postmaster_start_time())", "sqlite": "0"}
 _NOW = {"postgresql": "extract(epoch from clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
 
@@ -167,5 +168,6 @@ class Leases:
     def _execute(self, statement: str, **values: object) -> Any:
         given = {"study": self._study, **values} if ":study" in statement else {}
         with self._engine.begin() as connection:
+            given |= {"calm": calm()} if ":calm" in statement else {}  # now that we are connected
             result = connection.execute(self._sql(statement), given)
             return result.freeze()() if result.returns_rows else result  # rows outlive the connection

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,8 +20,14 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
 _LONGEST = 3600.0  # seconds
 _log = logging.getLogger("acsearch")
+_failed = -math.inf  # when a database last did not answer us, by time.monotonic()
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def calm() -> float:
+    """Seconds for which databases have answered whenever this process asked."""
+    return time.monotonic() - _failed
 
 
 def _is_outage(error: BaseException) -> bool:
@@ -30,6 +38,8 @@ def _is_outage(error: BaseException) -> bool:
 
 
 def _tell(state: tenacity.RetryCallState) -> None:
+    global _failed
+    _failed = time.monotonic()
     if state.attempt_number == 5:
         error = state.outcome.exception() if state.outcome else None
         _log.warning("the database does not answer; waiting for it (%s)", str(error).strip().split("\n")[0])

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import network
 import optuna
 import postgres
 import pytest
 import racer
 import sqlalchemy
+from forks import Forks
 
 from acsearch.home import Home
 from acsearch.leases import LeaseLostError, Leases
@@ -68,7 +70,7 @@ def test_one_of_many_gets_it(url: str) -> None:
 
 
 def test_it_is_free_when_it_is_given_back_and_when_it_lapses(url: str) -> None:
-    one, other = leases(url), leases(url)
+    one, other = leases(url, term=5.0), leases(url, term=5.0)
     with one.claim("a") as first, other.claim("a") as second:
         assert (first, second) == (True, False)
         assert one.held("a")
@@ -76,7 +78,7 @@ def test_it_is_free_when_it_is_given_back_and_when_it_lapses(url: str) -> None:
     assert not one.held("a")
     with other.exclusive("a"), one.claim("b") as free:  # others are not touched
         assert free
-    process = holder(url, 2)
+    process = holder(url, 5)
     assert says(process) == "True"
     process.kill()
     process.wait()
@@ -96,7 +98,7 @@ def test_who_lives_keeps_it(url: str) -> None:
 
 def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
     """As in a split of the network: the first job is alive, unheard of, and then back."""
-    one, other = leases(url, term=1.0), leases(url)
+    one, other = leases(url, term=1.0), leases(url, term=1.0)
     one._keep = lambda: None  # type: ignore[method-assign]  # its renewals do not arrive
     with one.claim("trial-0") as ours:
         assert ours
@@ -111,12 +113,32 @@ def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
         other.confirm()
 
 
+def test_after_the_network_was_away_from_all_owners_come_first(server: str) -> None:
+    """For longer than leases last; the database was never down."""
+    address = sqlalchemy.make_url(postgres.database(server, "network"))
+    assert address.port
+    with network.network(address.port) as between:
+        url = str(address.set(port=between.port))
+        one, other = leases(url, term=4.0), leases(url, term=4.0)
+        with one.claim("trial-0") as ours:
+            assert ours
+            between.cut()
+            time.sleep(6)
+            between.mend()
+            with other.claim("trial-0") as taken:
+                assert not taken
+            one.confirm()
+            assert other.held("trial-0")
+        with other.claim("trial-0") as taken:
+            assert taken
+
+
 # -- a study in PostgreSQL ---------------------------------------------------------------------------------------------
 
 
-def controller(url: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"ACSEARCH_HOME": str(home), "ACSEARCH_LEASE_SECONDS": "3"}
-    command = [sys.executable, "-m", "acsearch", "study", *arguments, "--storage", url]
+def controller(forked: Forks, url: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | forked.environment | {"ACSEARCH_HOME": str(home), "ACSEARCH_LEASE_SECONDS": "3"}
+    command = forked.command("study", *arguments, "--storage", url)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -126,10 +148,10 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def test_a_study_goes_on_where_another_machine_died(server: str, tmp_path: Path) -> None:
+def test_a_study_goes_on_where_another_machine_died(forked: Forks, server: str, tmp_path: Path) -> None:
     """Two homes are two machines: they share the database and nothing else. It ends as one that nobody disturbed."""
     url = postgres.database(server, "studies")
-    killed = controller(url, tmp_path / "one", "start", "law_v1", "--budget", "4")
+    killed = controller(forked, url, tmp_path / "one", "start", "law_v1", "--budget", "4")
     storage = None
     while storage is None or not any(
         trial.state.name == "COMPLETE" for study in storage.get_all_studies() for trial in _trials(storage, study)
@@ -141,10 +163,10 @@ def test_a_study_goes_on_where_another_machine_died(server: str, tmp_path: Path)
             time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    finish(controller(url, tmp_path / "two", "resume", "law_v1"))
-    finish(controller(url, tmp_path / "two", "start", "law_v1", "--name", "undisturbed", "--budget", "4"))
+    finish(controller(forked, url, tmp_path / "two", "resume", "law_v1"))
+    finish(controller(forked, url, tmp_path / "two", "start", "law_v1", "--name", "undisturbed", "--budget", "4"))
     names = ("law_v1", "undisturbed")
-    shown = [json.loads(finish(controller(url, tmp_path / "two", "show", name, "--json"))) for name in names]
+    shown = [json.loads(finish(controller(forked, url, tmp_path / "two", "show", name, "--json"))) for name in names]
     assert shown[0]["candidates"] == shown[1]["candidates"]
     ranked = [[(f["representation"], f["scores"]) for f in one["finetunes"]] for one in shown]
     assert ranked[0] == ranked[1]
@@ -155,16 +177,36 @@ def _trials(storage: optuna.storages.RDBStorage, study: object) -> list[optuna.t
     return storage.get_all_trials(study._study_id, deepcopy=False)  # type: ignore[attr-defined]
 
 
-def test_two_machines_at_once_keep_the_budget(server: str, tmp_path: Path) -> None:
+def test_two_machines_at_once_keep_the_budget(forked: Forks, server: str, tmp_path: Path) -> None:
     url = postgres.database(server, "shared")
-    first = controller(url, tmp_path / "one", "start", "law_v1", "--budget", "5", "--resume")
-    second = controller(url, tmp_path / "two", "start", "law_v1", "--budget", "5", "--resume")
+    first = controller(forked, url, tmp_path / "one", "start", "law_v1", "--budget", "5", "--resume")
+    second = controller(forked, url, tmp_path / "two", "start", "law_v1", "--budget", "5", "--resume")
     finish(first)
     finish(second)
     place = Home(storage=url)
     found = Study.open(place.open_storage(create=False), place.locks("law_v1"), "law_v1").snapshot()
     assert [record.state for record in found.finetunes] == ["complete"] * 5
     assert len({record.candidate for record in found.finetunes}) == 5
+
+
+def test_who_steals_does_not_wait(forked: Forks, server: str, tmp_path: Path) -> None:
+    """The other one lives, and its lease is good for minutes. It finds its finetune done by somebody else."""
+    url, log = postgres.database(server, "stolen"), tmp_path / "log"
+    environment = os.environ | {"ACSEARCH_HOME": str(tmp_path / "one"), "ACSEARCH_STORAGE": url}
+    slow = [sys.executable, str(Path(__file__).parent / "controller.py"), "law_v1", "2", "20", str(log)]
+    with subprocess.Popen(slow, env=environment | {"ACSEARCH_LEASE_SECONDS": "600"}) as first:
+        while not log.exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        said = finish(controller(forked, url, tmp_path / "two", "resume", "law_v1", "--steal"))
+        assert first.poll() is None
+        shown = json.loads(finish(controller(forked, url, tmp_path / "two", "status", "law_v1", "--json")))
+        assert [one["state"] for one in shown["finetunes"]] == ["complete"] * 2
+        assert [one["outcome"] for one in shown["finetunes"][0]["attempts"]] == [None, "done"], said
+        assert first.wait(timeout=120) == 0
+    assert [line.split()[:2] for line in log.read_text().splitlines()] == [["begin", "0"], ["end", "0"]]
+    after = json.loads(finish(controller(forked, url, tmp_path / "two", "status", "law_v1", "--json")))
+    assert after == shown
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

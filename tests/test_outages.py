@@ -15,6 +15,7 @@ import mlflow_server
 import postgres
 import pytest
 import s3
+from forks import Forks
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).parent.parent
@@ -40,20 +41,20 @@ def environment(home: Path, storage: str, tracking: str) -> dict[str, str]:
     return os.environ | settings | {"MLFLOW_TRACKING_URI": tracking}
 
 
-def acsearch(settings: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "-m", "acsearch", "study", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
+def acsearch(forked: Forks, settings: dict[str, str], *arguments: str) -> str:
+    environment = settings | forked.environment
+    done = subprocess.run(forked.command("study", *arguments), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def result(settings: dict[str, str], name: str) -> tuple[Any, ...]:
-    shown = json.loads(acsearch(settings, "show", name, "--json"))
+def result(forked: Forks, settings: dict[str, str], name: str) -> tuple[Any, ...]:
+    shown = json.loads(acsearch(forked, settings, "show", name, "--json"))
     finetunes = [(one["trial"], one["representation"], one["state"], one["scores"]) for one in shown["finetunes"]]
     return shown["candidates"], finetunes
 
 
-def test_the_database_is_away_while_a_finetune_runs(database: postgres.Server, tmp_path: Path) -> None:
+def test_the_database_is_away_while_a_finetune_runs(forked: Forks, database: postgres.Server, tmp_path: Path) -> None:
     """Killed with -9 under two controllers, for longer than leases last."""
     storage = postgres.database(database.url, "away")
     settings = environment(tmp_path, storage, f"sqlite:///{tmp_path}/mlflow.db")
@@ -73,7 +74,7 @@ def test_the_database_is_away_while_a_finetune_runs(database: postgres.Server, t
     assert any("the database does not answer; waiting for it" in text for text in said)
     ended = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("end")]
     assert sorted(ended) == ["0", "1", "2", "3"]
-    assert [state for _, _, state, _ in result(settings, "away")[1]] == ["complete"] * 4
+    assert [state for _, _, state, _ in result(forked, settings, "away")[1]] == ["complete"] * 4
 
 
 def everything(uri: str, study: str) -> dict[str, Any]:
@@ -98,24 +99,24 @@ def everything(uri: str, study: str) -> dict[str, Any]:
 
 
 def test_mlflow_is_away_then_wiped_and_made_again(
-    database: postgres.Server, tracking: mlflow_server.Server, tmp_path: Path
+    forked: Forks, database: postgres.Server, tracking: mlflow_server.Server, tmp_path: Path
 ) -> None:
     settings = environment(tmp_path, postgres.database(database.url, "record"), tracking.url)
-    acsearch(settings, "start", "law_v1", "--name", "one", "--budget", "2")
+    acsearch(forked, settings, "start", "law_v1", "--name", "one", "--budget", "2")
     expected = everything(tracking.url, "one")
     assert len(expected) == 1 + 13 + 2
     tracking.kill()
-    said = acsearch(settings, "resume", "one", "--budget", "3")
+    said = acsearch(forked, settings, "resume", "one", "--budget", "3")
     assert "MLflow   not up to date: --tracking http://127.0.0.1" in said
     assert "acsearch study sync one" in said
     tracking.start()
     assert everything(tracking.url, "one") == expected
-    acsearch(settings, "sync", "one")
+    acsearch(forked, settings, "sync", "one")
     synced = everything(tracking.url, "one")
     assert len(synced) == 1 + 13 + 3
-    acsearch(settings, "sync", "one")
+    acsearch(forked, settings, "sync", "one")
     assert everything(tracking.url, "one") == synced
     wiped = settings | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new.db"}
-    acsearch(wiped, "sync", "one")
+    acsearch(forked, wiped, "sync", "one")
     again = everything(f"sqlite:///{tmp_path}/new.db", "one")
     assert again == synced

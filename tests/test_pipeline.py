@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import s3
 import tiny
+from forks import Forks
 
 from acsearch.home import Home
 from acsearch.snapshot import Snapshot
@@ -74,16 +74,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "acsearch", *arguments]
+def environment(forked: Forks, home: Path) -> dict[str, str]:
+    return os.environ | forked.environment | {"ACSEARCH_HOME": str(home)}
 
 
-def environment(home: Path) -> dict[str, str]:
-    return os.environ | {"ACSEARCH_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-
-
-def run(home: Path, *arguments: str) -> str:
-    done = subprocess.run(command(*arguments), env=environment(home), capture_output=True, text=True)
+def run(forked: Forks, home: Path, *arguments: str) -> str:
+    done = subprocess.run(forked.command(*arguments), env=environment(forked, home), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -94,11 +90,13 @@ def snapshot(home: Path, name: str = "tiny") -> Snapshot:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+def undisturbed(
+    forked: Forks, study: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], str]:
     """Its home, what it shows, and what it printed."""
     home = tmp_path_factory.mktemp("undisturbed")
-    printed = run(home, "study", "start", str(study), "--budget", "2")
-    return home, json.loads(run(home, "study", "show", "tiny", "--json")), printed
+    printed = run(forked, home, "study", "start", str(study), "--budget", "2")
+    return home, json.loads(run(forked, home, "study", "show", "tiny", "--json")), printed
 
 
 def test_what_it_shows(undisturbed: tuple[Path, dict[str, Any], str]) -> None:
@@ -145,19 +143,23 @@ def test_the_record_has_its_training_and_its_champion(undisturbed: tuple[Path, d
     assert {path.name for path in folder.iterdir()} >= {"weights.safetensors", "model.json"}
 
 
-def test_another_study_finds_what_is_there(study: Path, undisturbed: tuple[Path, dict[str, Any], str]) -> None:
+def test_another_study_finds_what_is_there(
+    forked: Forks, study: Path, undisturbed: tuple[Path, dict[str, Any], str]
+) -> None:
     home, shown, _ = undisturbed
     stages = sorted((home / "work" / "stages").iterdir())
-    run(home, "study", "start", str(study), "--budget", "2", "--name", "again")
+    run(forked, home, "study", "start", str(study), "--budget", "2", "--name", "again")
     assert sorted((home / "work" / "stages").iterdir()) == stages
     assert [one.points for one in snapshot(home, "again").finished] == [one["scores"] for one in shown["finetunes"]]
 
 
-def test_start_twice_says_what_exists(study: Path, undisturbed: tuple[Path, dict[str, Any], str]) -> None:
+def test_start_twice_says_what_exists(
+    forked: Forks, study: Path, undisturbed: tuple[Path, dict[str, Any], str]
+) -> None:
     home = undisturbed[0]
     done = subprocess.run(
-        command("study", "start", str(study), "--budget", "2"),
-        env=environment(home),
+        forked.command("study", "start", str(study), "--budget", "2"),
+        env=environment(forked, home),
         capture_output=True,
         text=True,
     )
@@ -180,24 +182,28 @@ def in_evaluation(home: Path) -> bool:
     return any((home / "work" / "stages").glob("*/eval/results/micro_attribute.json"))
 
 
+def kill_when(moment: Callable[[Path], bool], home: Path, forked: Forks, *arguments: str) -> None:
+    process = subprocess.Popen(
+        forked.command(*arguments), env=environment(forked, home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    while not moment(home):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()  # until all that held its output are dead
+
+
 def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
-    study: Path, undisturbed: tuple[Path, dict[str, Any], str], tmp_path: Path
+    forked: Forks, study: Path, undisturbed: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:
     """Stage 1, then stage 2 (the fourth stage to begin), then evaluation. Who scored what is all the same."""
     two = shutil.copytree(study, tmp_path / "two")
     (two / "study.yaml").write_text(f"{STUDY}  parallel: 2\n")
     todo = ["start", str(two), "--budget", "2"]
     for moment in (in_stage(1), in_stage(4), in_evaluation):
-        process = subprocess.Popen(
-            command("study", *todo), env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while not moment(tmp_path):
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when(moment, tmp_path, forked, "study", *todo)
         todo = ["resume", "tiny"]
-    run(tmp_path, "study", *todo)
+    run(forked, tmp_path, "study", *todo)
     killed, expected = snapshot(tmp_path), snapshot(undisturbed[0])
     assert len(killed.finished) == 2
     np.testing.assert_array_equal(killed.table.alignment, expected.table.alignment)
@@ -211,7 +217,11 @@ def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
 
 
 def test_killed_on_one_machine_and_resumed_on_another(
-    study: Path, undisturbed: tuple[Path, dict[str, Any], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forked: Forks,
+    study: Path,
+    undisturbed: tuple[Path, dict[str, Any], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the first, killed in stage 2, only the storage and what it had in S3 is left."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -226,20 +236,10 @@ def test_killed_on_one_machine_and_resumed_on_another(
             found = server.client().list_objects_v2(Bucket=s3.BUCKET)["Contents"]
             return {one["Key"]: one["ETag"] for one in found if one["Key"].endswith("/result/commit.json")}
 
-        process = subprocess.Popen(
-            command("study", "start", str(study), "--budget", "2", *storage),
-            env=environment(one),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not in_stage(4)(one):
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when(in_stage(4), one, forked, "study", "start", str(study), "--budget", "2", *storage)
         shutil.rmtree(one)
         before = marks()
-        run(two, "study", "resume", "tiny", *storage)
+        run(forked, two, "study", "resume", "tiny", *storage)
         after = marks()
     assert len(before) == 3  # stage 1 of every candidate
     assert before.items() < after.items()  # nothing was trained again
@@ -265,12 +265,12 @@ def test_killed_on_one_machine_and_resumed_on_another(
     assert client.get_model_version_by_alias("acsearch-tiny", "champion")
 
 
-def test_a_plan_needs_no_weights(study: Path, tmp_path: Path) -> None:
-    planned = json.loads(run(tmp_path, "study", "plan", str(study), "--budget", "2", "--json"))
+def test_a_plan_needs_no_weights(forked: Forks, study: Path, tmp_path: Path) -> None:
+    planned = json.loads(run(forked, tmp_path, "study", "plan", str(study), "--budget", "2", "--json"))
     assert [one["tokens"] for one in planned["candidates"]] == [4, 4, 4]
     assert [one["width"] for one in planned["candidates"]] == [24, 16, 40]
     assert planned["disk_gb"] > 0 < planned["finetuning"] <= planned["finetuning_most"] <= planned["everything"]
-    llava = json.loads(run(tmp_path, "study", "plan", "llava15", "--json"))
+    llava = json.loads(run(forked, tmp_path, "study", "plan", "llava15", "--json"))
     by_name = {one["representation"]: one for one in llava["candidates"]}
     assert by_name["clip-l14@336"]["tokens"] == 576
     assert by_name["clip-l14@336"]["weights"] == 1024 * 4096 + 4096 + 4096 * 4096 + 4096

@@ -21,6 +21,7 @@ import pytest
 import s3
 import slurm
 import tiny
+from forks import Forks
 from mlflow import MlflowClient
 from test_pipeline import STUDY
 
@@ -94,11 +95,9 @@ class Site:
             command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def run(self, *arguments: str) -> str:
-        return finish(self.begin(*arguments), self)
-
-    def shown(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.run("study", "show", name, "--json")))
+    def asked(self, forked: Forks, *arguments: str) -> str:
+        """What a command says that only reads."""
+        return said(forked.command(*arguments), self.environment | forked.environment)
 
     def logs(self) -> str:
         return "\n".join(f"{path}:\n{path.read_text()[-1500:]}" for path in sorted(self.home.glob("jobs/*.err")))
@@ -124,7 +123,7 @@ def finetune_steps(home: Path) -> int:
 
 
 def test_preempted_then_its_cluster_dies_and_another_goes_on(
-    alpha_and_beta: tuple[slurm.Cluster, ...], services: Services, study: Path, tmp_path: Path
+    forked: Forks, alpha_and_beta: tuple[slurm.Cluster, ...], services: Services, study: Path, tmp_path: Path
 ) -> None:
     """The clusters share no folder. The result is that of a run on one machine that nobody disturbed."""
     alpha, beta = (Site(cluster, tmp_path / cluster.name, services) for cluster in alpha_and_beta)
@@ -142,13 +141,14 @@ def test_preempted_then_its_cluster_dies_and_another_goes_on(
     first.communicate()
     at = finetune_steps(alpha.home)
     assert at < STEPS
-    status = beta.run("study", "status", "tiny")
+    status = beta.asked(forked, "study", "status", "tiny")
     assert f"job {job} of alpha" in status
     assert "preempted on " in status
     assert "stopped as asked after step" in status
-    beta.run("study", "resume", "tiny", "--engine", "slurm")
+    finish(beta.begin("study", "resume", "tiny", "--engine", "slurm"), beta)
     assert not [path for path in beta.home.glob("work/stages/*") if not (path / "result").exists()]
-    there, expected = beta.shown("tiny"), undisturbed(study, tmp_path / "here")
+    there = json.loads(beta.asked(forked, "study", "show", "tiny", "--json"))
+    expected = undisturbed(forked, study, tmp_path / "here")
     assert there["candidates"] == expected["candidates"]
     (one,), (other,) = there["finetunes"], expected["finetunes"]
     assert (one["representation"], one["scores"]) == (other["representation"], other["scores"])
@@ -161,13 +161,16 @@ def test_preempted_then_its_cluster_dies_and_another_goes_on(
     assert (champion.run_id, champion.description) == (one["run"], one["representation"])
 
 
-def undisturbed(study: Path, home: Path) -> dict[str, Any]:
-    environment = os.environ | {"ACSEARCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    for arguments in (["start", str(study), "--budget", "1"], ["show", "tiny", "--json"]):
-        command = [sys.executable, "-m", "acsearch", "study", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+def undisturbed(forked: Forks, study: Path, home: Path) -> dict[str, Any]:
+    environment = os.environ | forked.environment | {"ACSEARCH_HOME": str(home)}
+    said(forked.command("study", "start", str(study), "--budget", "1"), environment)
+    return dict(json.loads(said(forked.command("study", "show", "tiny", "--json"), environment)))
+
+
+def said(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def weights_of(bucket: s3.Server, checkpoint: str) -> str:

@@ -15,7 +15,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from chaos import forks, places, report, rounds
+import forks
+
+from chaos import places, report, rounds
 
 
 def main() -> int:

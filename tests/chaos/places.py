@@ -16,10 +16,10 @@ import postgres
 import s3
 import sqlalchemy
 import tiny
+from forks import Forks
 from test_pipeline import STUDY
 
 from acsearch.home import Home
-from chaos.forks import Forks
 
 BUDGET = 2
 _LEASE = "3"  # seconds
@@ -106,7 +106,7 @@ class World:
         for part in ("pids", "tmp"):
             (folder / part).mkdir(parents=True)
         study = self.folder / "studies" / ("torchrun" if kind == "torchrun" else "alone")
-        environment = {"CHAOS_PIDS": str(folder / "pids"), "TMPDIR": str(folder / "tmp"), "PYTHONHASHSEED": "0"}
+        environment = {"FORKS_PIDS": str(folder / "pids"), "TMPDIR": str(folder / "tmp"), "PYTHONHASHSEED": "0"}
         make = partial(Place, name=name, study=study, folder=folder, forks=self.forks)
         if kind == "servers":
             services = self.services()

@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forks import living
+
 from chaos import checks
-from chaos.forks import living
 from chaos.places import Place, World
 from trainers.checkpoint import MARK
 
@@ -95,6 +96,9 @@ def play(seed: int, world: World, twin: checks.Found, name: str | None = None) -
         _finish(place.command(0, "study", "show", place.name, "--json"), place.log(0))
         _gone(place)
         outcome.wrong += checks.wrong(place, twin, in_turns=len(controllers) == 1)
+        if outcome.wrong:
+            logs = "".join(place.log(number).read_text() for number in range(len(controllers))).splitlines()
+            outcome.wrong += dict.fromkeys(line for line in logs if "not up to date" in line)
         outcome.noted += checks.noted(place)
     except Ended as error:
         outcome.wrong.append(str(error))

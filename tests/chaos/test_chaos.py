@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from forks import Forks
 
-from chaos import forks, places, rounds
+from chaos import places, rounds
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[places.World]:
-    folder = tmp_path_factory.mktemp("chaos")
-    with forks.serving(folder) as forked, places.world(folder, forked) as made:
+def world(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[places.World]:
+    with places.world(tmp_path_factory.mktemp("chaos"), forked) as made:
         yield made
 
 

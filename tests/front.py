@@ -1,4 +1,4 @@
-"""Stands in for python where `chaos.forks` serves: has a fork run what the command line says, and ends as it ends."""
+"""Stands in for python where `forks` serves: has a fork run what the command line says, and ends as it ends."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 arguments = [one for one in sys.argv[1:] if one != "-u"]
 assert arguments[0] == "-m", sys.argv
 server = socket.socket(socket.AF_UNIX)
-server.connect(os.environ["CHAOS_FORKS"])
+server.connect(os.environ["FORKS_SOCKET"])
 asked = json.dumps({"arguments": arguments[1:], "environment": dict(os.environ), "folder": os.getcwd()}).encode()
 socket.send_fds(server, [len(asked).to_bytes(4, "big")], [0, 1, 2])
 server.sendall(asked)

@@ -1,10 +1,11 @@
 """Processes of Python that start at once: forks of one that has imported everything, and done nothing else.
 
-    python -m chaos.forks SOCKET       serves
+    python -m forks SOCKET       serves
     python -> `front.py` -m MODULE ... what stands for `sys.executable`; torchrun starts its workers through it too
 
 Each is a process of its own which runs its module as `python -m` would, and can be killed like any other. Its pid and
-its role lie in the folder $CHAOS_PIDS. Nothing of acsearch is replaced; only the waits below are shorter.
+its role lie in the folder $FORKS_PIDS, where that is given. Nothing of acsearch is replaced, but the waits below are
+shorter.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Forks:
     python: str
     environment: dict[str, str]
 
+    def command(self, *arguments: str) -> list[str]:
+        """Of acsearch, to be run in an environment that has ours."""
+        return [self.python, "-m", "acsearch", *arguments]
+
     def start(self, environment: Mapping[str, str], log: Path, *arguments: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -59,16 +64,16 @@ def serving(folder: Path) -> Iterator[Forks]:
     address, python = str(folder / "forks"), folder / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {_FRONT} "$@"\n')
     python.chmod(0o755)
-    paths = os.pathsep.join([str(_FRONT.parent.parent), str(_FRONT.parent.parent.parent)])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "CHAOS_PYTHON": str(python)}
-    process = subprocess.Popen([sys.executable, "-m", "chaos.forks", address], env=environment)
+    paths = os.pathsep.join([str(_FRONT.parent), str(_FRONT.parent.parent)])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "FORKS_PYTHON": str(python)}
+    process = subprocess.Popen([sys.executable, "-m", "forks", address], env=environment)
     until = time.monotonic() + 300
     while not os.path.exists(address):
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.05)
     try:
-        yield Forks(str(python), {"CHAOS_FORKS": address, "OMP_NUM_THREADS": "1"})
+        yield Forks(str(python), {"FORKS_SOCKET": address, "OMP_NUM_THREADS": "1"})
     finally:
         process.kill()
         process.wait()
@@ -97,7 +102,7 @@ def _serve(address: str) -> None:
     trainers.launch._LOOK = 0.05
     assert threading.active_count() == 1, "a fork would miss threads"  # Arrow has one of its own, and knows forks
     gc.freeze()
-    sys.executable = os.environ["CHAOS_PYTHON"]
+    sys.executable = os.environ["FORKS_PYTHON"]
     listener, fronts = socket.socket(socket.AF_UNIX), dict[int, socket.socket]()
     listener.bind(address + ".new")
     listener.listen(64)
@@ -133,7 +138,8 @@ def _run(front: socket.socket) -> None:
     sys.argv = asked["arguments"]
     role = ROLES[sys.argv[0]]
     Path("/proc/self/comm").write_text(role)
-    (Path(os.environ["CHAOS_PIDS"]) / f"{role}-{os.getpid()}").touch()
+    if pids := os.environ.get("FORKS_PIDS"):
+        (Path(pids) / f"{role}-{os.getpid()}").touch()
 
     def follow() -> None:
         while told := front.recv(1):
