@@ -259,7 +259,8 @@ def _show(definition: str, title: str, rows: Sequence[tuple[str, ...]], columns:
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
-        grid.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+        name = place == 0  # may be a path, and gives way to the numbers
+        grid.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
     for place, row in enumerate(rows):
         grid.add_row(*map(escape, row), style="bold" if place == 0 else None)
     console = Console(highlight=False, soft_wrap=True)

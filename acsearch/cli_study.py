@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acsearch.errors import ConfigError, StudyError
+from acsearch.errors import AcsearchError, ConfigError, StudyError
 from acsearch.home import Home
 
 if TYPE_CHECKING:
@@ -207,19 +207,24 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
 
     home = Home(storage)
     database = home.open_storage(create=False)
-    snapshots = [
-        Study.open(database, home.locks(summary.study_name), summary.study_name).snapshot()
-        for summary in summaries(database)
-    ]
+    snapshots, unreadable = [], {}
+    for name in (summary.study_name for summary in summaries(database)):
+        try:
+            snapshots.append(Study.open(database, home.locks(name), name).snapshot())
+        except AcsearchError as error:  # its table has changed, or another version wrote it
+            unreadable[name] = str(error)
     if as_json:
         _print(
             [
-                {"name": s.name, "budget": s.budget, "finished": len(s.finished), "started": s.started.isoformat()}
-                for s in snapshots
+                *(
+                    {"name": s.name, "budget": s.budget, "finished": len(s.finished), "started": s.started.isoformat()}
+                    for s in snapshots
+                ),
+                *({"name": name, "error": error} for name, error in unreadable.items()),
             ]
         )
     else:
-        console.studies(snapshots)
+        console.studies(snapshots, unreadable)
 
 
 @app.command()

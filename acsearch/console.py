@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -318,8 +318,8 @@ def _print_last_words(record: FinetuneRecord) -> None:
             _console.print(f"  [dim]{escape(line)}[/]")
 
 
-def studies(snapshots: Sequence[Snapshot]) -> None:
-    """One line per study."""
+def studies(snapshots: Sequence[Snapshot], unreadable: Mapping[str, str]) -> None:
+    """One line per study. unreadable: why, by name."""
     grid = _grid("study", "started", "finetunes", "best finetuned")
     for s in snapshots:
         best = s.best
@@ -329,4 +329,8 @@ def studies(snapshots: Sequence[Snapshot]) -> None:
             f"{len(s.finished)} of {s.budget}",
             escape(best.representation) if best else "",
         )
+    for name in unreadable:
+        grid.add_row(escape(name), "", "", "cannot be read, see below")
     _console.print(grid)
+    for error in unreadable.values():
+        _console.print(escape(error))

@@ -7,6 +7,7 @@ says. They run in this process, for speed; a few are run as processes too.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -568,3 +569,24 @@ def test_unbroken_inputs_are_accepted(
     load_prior("prior.yaml").check(load_table("table.csv").sheet)
     started(folder)
     assert present(folder).keys() - before.keys() == {"there.yaml", "home/studies.db"}
+
+
+def test_a_study_that_cannot_be_read_does_not_hide_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made(study(""), folder)
+    started(folder)
+    assert run(["study", "start", "law_v1", "--budget", "1"], monkeypatch) == 0
+    (folder / "table.csv").unlink()
+    capfd.readouterr()
+    assert run(["study", "list"], monkeypatch) == 0
+    output, errors = capfd.readouterr()
+    assert "1 of 1" in output
+    assert "there" in output
+    assert "neither a file or folder that exists" in output
+    assert errors == ""
+    assert run(["study", "list", "--json"], monkeypatch) == 0
+    one, other = json.loads(capfd.readouterr().out)
+    assert (one["name"], one["finished"]) == ("law_v1", 1)
+    assert other["name"] == "there"
+    assert "no table" in other["error"]
