@@ -181,7 +181,6 @@ def tracking(home: Home) -> list[Finding]:
 
 def _probe_tracking(uri: str, *, writes: bool) -> None:
     """An experiment of this machine's own, with a run and an artifact. MLflow keeps its name in its trash."""
-    import mlflow
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -200,14 +199,11 @@ def _probe_tracking(uri: str, *, writes: bool) -> None:
             client.restore_experiment(experiment)
     try:
         run = client.create_run(experiment)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(uri)  # by which an artifact store of a server is found
         try:
             client.log_text(run.info.run_id, "acsearch", "probe.txt")
-            artifacts: Any = get_artifact_repository(run.info.artifact_uri)
+            artifacts: Any = get_artifact_repository(run.info.artifact_uri, uri)
             artifacts.delete_artifacts()
         finally:
-            mlflow.set_tracking_uri(before)
             client.delete_run(run.info.run_id)
     finally:
         client.delete_experiment(experiment)
@@ -257,7 +253,7 @@ def _get(address: str) -> tuple[int, str]:
 def store(home: Home) -> list[Finding]:
     if home.store is None:
         return [Finding("work store", "ok", "none: the work folder stays on this machine")]
-    from trainers.store import RemoteStore, open_address
+    from trainers.remote import Remote, open_address
 
     short = {"connect_timeout": _ANSWER, "read_timeout": _ANSWER, "retries": {"total_max_attempts": 1}}
     on_s3 = home.store.startswith(("s3://", "s3a://"))
@@ -295,7 +291,7 @@ def store(home: Home) -> list[Finding]:
             found = f"{home.store}: written, read, listed and deleted; {1000 * took:.0f} ms a write"
             findings.insert(0, Finding("work store", "ok", found))
     except Exception as error:  # each file system has its own
-        advice = RemoteStore(home.store, home.work).advice(error) or reason(error)
+        advice = Remote(home.store).advice(error) or reason(error)
         todo = "mend what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "mend ACSEARCH_WORK"
         findings.insert(0, Finding("work store", "fail", f"{home.store}: {advice}", todo))
     return findings

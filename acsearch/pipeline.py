@@ -13,39 +13,31 @@ another study that has the same candidate. A work store (`trainers.store`) share
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from acsearch.config import StudyConfig
-from acsearch.errors import ConfigError
 from acsearch.finetunes import CandidateScores, Observation, Say
 from acsearch.locks import Locks
+from acsearch.materials import SHORT, Materials, digest, digest_of
 from acsearch.recipe import Recipe
 from acsearch.scores import SCORES
-from acsearch.scores.pairs import Pairs
 from acsearch.space import Representation
 from acsearch.whole import sweep, whole
 from evals.benchmarks import benchmark
 from evals.runner import evaluate
 from trainers import checkpoint, stop
 from trainers.build import METRICS, load_model
-from trainers.encoders import Registry, load_registry
 from trainers.job import Job, Parts, Shared, Stage
 from trainers.launch import launch
-from trainers.representation import VisionRepresentation, build_representation
 from trainers.store import open_store
 from trainers.train import OUTBOX, RESULT
-
-_SHORT = 24  # characters of a digest in a name
 
 
 class Pipeline:
@@ -55,12 +47,11 @@ class Pipeline:
         """store: fsspec URL of what shares the work folder among machines. Raises StoreError for one that cannot be."""
         assert config.file.training is not None
         self.recipe: Recipe = config.file.training
-        self._home = config.path.parent
         self._work = work.absolute()
+        self._materials = Materials(self.recipe, config.path.parent, self._work)
         self._shared = Shared(url=store, root=self._work) if store else None
         self._store = open_store(self._shared)
         self._say: Say = lambda text: None
-        self._visions: dict[Representation, VisionRepresentation] = {}
 
     @property
     def parallel(self) -> int:
@@ -104,13 +95,13 @@ class Pipeline:
         result = self._train(job, "finetune")
         stop.check()
         evaluation = evaluate(
-            load_model(result, self._device),
+            load_model(result, self._materials.device),
             [benchmark(name) for name in self.recipe.benchmarks],
             result.parent / "eval",
             batch_size=self.recipe.evaluation.batch_size,
             limit=self.recipe.evaluation.limit,
             cache=self._work / "answers",
-            data={name: self._data / path for name, path in self.recipe.evaluation.data.items()},
+            data={name: self._materials.data / path for name, path in self.recipe.evaluation.data.items()},
             progress=evaluating,
             store=self._store,
         )
@@ -133,7 +124,7 @@ class Pipeline:
 
     def _attend(self, say: Say) -> None:
         """Tell this person from now on. Whether the store can be used should be known before anything is trained."""
-        self._say = self._store.say = say
+        self._say = self._store.say = self._materials.say = say
         self._store.check()
 
     def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
@@ -193,30 +184,30 @@ class Pipeline:
         return self._job(representation, self.recipe.finetune, start=self._align_job(representation))
 
     def _job(self, representation: Representation, stage: Stage, start: Job | None) -> Job:
-        data = self._data / stage.data
-        content = [self._vision(representation).fingerprint, self._llm_identity, _digest_of(data)]
+        data = self._materials.data / stage.data
+        content = [self._materials.vision(representation).fingerprint, self._materials.llm_identity, digest_of(data)]
         content += [start.digest] if start else []
         return Job(
             parts=Parts(
                 representation=str(representation),
-                llm=self._llm,
+                llm=self._materials.llm,
                 template=self.recipe.template,
-                encoders=self._registries,
+                encoders=self._materials.registries,
                 resize=self.recipe.resize,
                 seed=self.recipe.seed,
             ),
             stage=stage,
             data=data,
-            images=self._data / stage.images if stage.images else None,
+            images=self._materials.data / stage.images if stage.images else None,
             start=self._stage_folder(start) / RESULT if start else None,
             seed=self.recipe.seed,
-            identity=_digest(content),
+            identity=digest(content),
             features=self._work / "features",
             store=self._shared,
         )
 
     def _stage_folder(self, job: Job) -> Path:
-        return self._work / "stages" / job.digest[:_SHORT]
+        return self._work / "stages" / job.digest[:SHORT]
 
     def _train(self, job: Job, what: str) -> Path:
         """The committed result of a stage, trained if it is not there."""
@@ -236,18 +227,20 @@ class Pipeline:
 
         asked = self.recipe.correspondence
         assert asked is not None
-        vision = self._vision(representation)
+        vision = self._materials.vision(representation)
 
         def measure() -> dict[str, Any]:
             self._say("correspondence")
             if asked.definition == "C_compat":
-                found = extract.measure_compat(representation, self._registry, self._pairs, device=self._device)
+                found = extract.measure_compat(
+                    representation, self._materials.registry, self._materials.pairs, device=self._materials.device
+                )
             else:
                 maps = [self._pair_maps(representation, part) for part in range(len(vision.parts))]
                 found = correspondence(
                     extract.on_grid(maps, vision.joining),
-                    self._pairs,
-                    extract.frames(vision, self._pairs),
+                    self._materials.pairs,
+                    extract.frames(vision, self._materials.pairs),
                     decode=asked.decode,
                     extent=extract.extent(vision),
                 )
@@ -265,15 +258,20 @@ class Pipeline:
     def _correspondence_key(self, representation: Representation) -> list[str]:
         asked = self.recipe.correspondence
         assert asked is not None
-        return [SCORES[asked.definition].id, asked.decode, self._vision(representation).fingerprint, self._pairs_digest]
+        return [
+            SCORES[asked.definition].id,
+            asked.decode,
+            self._materials.vision(representation).fingerprint,
+            self._materials.pairs_digest,
+        ]
 
     def _pair_maps(self, representation: Representation, part: int) -> torch.Tensor:
         """An encoder's maps of the pairs' images: a combination costs nothing that its parts have not cost already."""
         from acsearch.scores.extract import extract
 
-        alone = self._vision(Representation((representation.parts[part],)))
-        path = self._work / "pairs" / f"{_digest([alone.fingerprint, self._pairs_digest])[:_SHORT]}.pt"
-        self._have(path, lambda fresh: torch.save(extract(alone, self._pairs)[0].cpu(), fresh))
+        alone = self._materials.vision(Representation((representation.parts[part],)))
+        path = self._work / "pairs" / f"{digest([alone.fingerprint, self._materials.pairs_digest])[:SHORT]}.pt"
+        self._have(path, lambda fresh: torch.save(extract(alone, self._materials.pairs)[0].cpu(), fresh))
         maps: torch.Tensor = torch.load(path, weights_only=True)
         return maps
 
@@ -283,16 +281,16 @@ class Pipeline:
         from trainers.data import read_manifest
 
         asked, stage = self.recipe.alignment, self.recipe.align
-        data = self._data / asked.data
+        data = self._materials.data / asked.data
         references = [self._train(self._align_job(one), "reference") for one in self.recipe.references]
 
         def measure() -> dict[str, Any]:
             self._say("alignment")
-            manifest = read_manifest(data, self._data / stage.images if stage.images else None)
+            manifest = read_manifest(data, self._materials.data / stage.images if stage.images else None)
             samples = choose(manifest, asked.samples, self.recipe.seed)
-            model = load_model(result, self._device)
+            model = load_model(result, self._materials.device)
             if asked.definition == "A_cos":
-                others = [load_model(path, self._device) for path in references]
+                others = [load_model(path, self._materials.device) for path in references]
                 return {"value": alignment_cos(model, others, images(manifest, samples)).value}
             batches = caption_batches(
                 model, manifest, samples, template=stage.template, longest=stage.longest, batch_size=stage.micro_batch
@@ -312,7 +310,7 @@ class Pipeline:
             SCORES[asked.definition].id,
             str(asked.samples),
             str(self.recipe.seed),
-            _digest_of(self._data / asked.data),
+            digest_of(self._materials.data / asked.data),
         ]
         return [*names, *(self._stage_folder(self._align_job(one)).name for one in representations)]
 
@@ -332,76 +330,7 @@ class Pipeline:
         self._store.push_file(path)
 
     def _score_file(self, what: str, key: Sequence[str]) -> Path:
-        return self._work / "scores" / f"{what}-{_digest(key)[:_SHORT]}.json"
-
-    # -- what they are made of -----------------------------------------------------------------------------------------
-
-    @cached_property
-    def _device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    @cached_property
-    def _registries(self) -> tuple[Path, ...]:
-        return tuple(self._home / name for name in self.recipe.encoders)
-
-    @cached_property
-    def _registry(self) -> Registry:
-        return load_registry(*self._registries)
-
-    def _vision(self, representation: Representation) -> VisionRepresentation:
-        alone = Representation(representation.parts, representation.joining)  # whatever the connector
-        if alone not in self._visions:
-            self._visions[alone] = build_representation(
-                alone, self._registry, device=self._device, policy=self.recipe.resize
-            )
-        return self._visions[alone]
-
-    @cached_property
-    def _llm(self) -> str:
-        local = self._home / self.recipe.llm
-        return str(local) if local.is_dir() else self.recipe.llm
-
-    @cached_property
-    def _llm_identity(self) -> str:
-        local = Path(self._llm)
-        return _digest([_digest_of(path) for path in sorted(local.iterdir())]) if local.is_dir() else self._llm
-
-    @cached_property
-    def _data(self) -> Path:
-        """The folder of the data, made if it has to be."""
-        prepare = self.recipe.prepare
-        if prepare is None:
-            folder = self.recipe.data_folder(self._home)
-            if folder is None:
-                raise ConfigError(f"data: no folder {self.recipe.data!r} beside the study file or below $ACSEARCH_DATA")
-            return folder
-        module, function = prepare.call.split(":")
-        try:
-            make = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"prepare: {prepare.call} cannot be imported: {error}") from error
-        folder = self._work / "data" / _digest([prepare.model_dump_json()])[:_SHORT]
-        make(
-            folder,
-            seed=prepare.seed,
-            sizes=prepare.sizes,
-            progress=lambda done, of: self._say(f"making data, {done} of {of} images"),
-        )
-        return folder
-
-    @cached_property
-    def _pairs(self) -> Pairs:
-        from acsearch.scores.pairs import read_pairs
-
-        assert self.recipe.correspondence is not None
-        return read_pairs(self._data / self.recipe.correspondence.pairs)
-
-    @cached_property
-    def _pairs_digest(self) -> str:
-        pairs = self._pairs
-        arrays = (pairs.sizes, pairs.source, pairs.target, pairs.source_points, pairs.target_points, pairs.boxes)
-        groups = [] if pairs.geometry is None else [pairs.geometry.tobytes().hex()]
-        return _digest([array.tobytes().hex() for array in arrays] + groups + [_digest_of(p) for p in pairs.images])
+        return self._work / "scores" / f"{what}-{digest(key)[:SHORT]}.json"
 
 
 @contextmanager
@@ -413,23 +342,3 @@ def _share_of_cores(parallel: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(whole)
-
-
-_digests: dict[tuple[str, int, int], str] = {}
-
-
-def _digest_of(path: Path) -> str:
-    """sha256 of a file, read once while it does not change."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    key = (str(path), status.st_size, status.st_mtime_ns)
-    if key not in _digests:
-        with path.open("rb") as file:
-            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _digests[key]
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

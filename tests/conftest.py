@@ -7,6 +7,7 @@ from pathlib import Path
 
 import forks
 import pytest
+from places import SETTINGS
 
 from acsearch.config import load_prior, load_table
 from acsearch.prior import Prior
@@ -20,6 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     names = "micro_study slurm pipeline readme store bundle policy leases outages doctor training chaos"
     longest = [f"test_{name}.py" for name in names.split()]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_s_settings() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SETTINGS:
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

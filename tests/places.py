@@ -11,6 +11,9 @@ from acsearch.config import load_study, update
 from acsearch.home import Home
 from acsearch.study import Study
 
+# environment variables of whoever runs the tests, which must not lead them elsewhere
+SETTINGS = ("ACSEARCH_HOME", "ACSEARCH_STORAGE", "ACSEARCH_TRACKING", "ACSEARCH_WORK", "MLFLOW_TRACKING_URI")
+
 
 class Place(Home):
     """Its studies are called s."""

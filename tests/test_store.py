@@ -181,7 +181,7 @@ def test_a_damaged_result_is_replaced_and_a_half_one_swept(url: str, tmp_path: P
     reader, pulled = RemoteStore(url, tmp_path / "reader"), tmp_path / "reader" / "stages" / "a" / RESULT
     assert reader.pull(pulled)
     assert contents(pulled) == {"weights": b"first"}
-    files, base = reader._fs, f"{reader._base}/stages/a/{RESULT}"
+    files, base = reader._remote._fs, f"{reader._remote._base}/stages/a/{RESULT}"
     (stored,) = files.glob(f"{base}/*/weights")
     files.rm_file(stored) if kind == "no file" else files.pipe_file(stored, b"worst")
     files.pipe_file(f"{base}/0123/weights", b"of one who was killed")

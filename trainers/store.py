@@ -19,38 +19,29 @@ outlives studies wants a lifecycle rule for incomplete multipart uploads all the
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
-import re
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
-
-from acsearch.errors import StoreError, TrainingError
+from acsearch.errors import TrainingError
 from acsearch.locks import Locks
 from acsearch.whole import whole
 from trainers import checkpoint
 from trainers.checkpoint import MARK, RESULT
 from trainers.job import Shared
+from trainers.remote import Remote
 
 Say = Callable[[str], None]
 T = TypeVar("T")
 
-_LONGEST = 10.0  # seconds between two tries
 _SMALL = 8 * 2**20  # bytes of a file that is sooner sent again than compared
 _DIGITS = 16  # of the mark's SHA-256
-_LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # this machine's disk, not the store
-_USELESS = _LOCAL | {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EREMCHG, errno.EISDIR}
-_BROKEN_OFF = {"BadDigest", "IncompleteBody", "InvalidPart"}  # which s3fs takes for invalid arguments
-_UNREACHABLE = {"HTTPClientError", "ConnectionError", "ClientError", "ResponseParserError", "IncompleteRead"}
 
 
 class Store:
@@ -122,7 +113,7 @@ class RemoteStore(Store):
 
     def __init__(self, url: str, root: Path) -> None:
         self.url, self._root = url.rstrip("/"), root.absolute()
-        self._fs, self._base = open_address(self.url)
+        self._remote = Remote(self.url)
         self._changed = threading.Condition()
         self._lanes: dict[str, deque[_Upload]] = {}  # by folder: checkpoints do not wait behind all features
         self._trouble = ""  # why the last try failed
@@ -132,7 +123,7 @@ class RemoteStore(Store):
 
     def check(self) -> None:
         if not self._checked:
-            self._insist(self._fs.pipe_file, self._at(".acsearch"), b"")
+            self._insist(self._remote.write, ".acsearch", b"")
             self._checked = True
 
     def address(self, path: Path) -> str:
@@ -180,7 +171,7 @@ class RemoteStore(Store):
                 if upload.keep is not None:
                     self.busy = upload.path
             try:
-                self._insist(self._upload, upload, tell=lambda reason: setattr(self, "_trouble", reason))
+                self._remote.insist(lambda reason: setattr(self, "_trouble", reason), self._upload, upload)
             except Exception as error:  # for whoever drains; everything is still here, and uploaded when it is resumed
                 self._failed = self._failed or error
             with self._changed:
@@ -193,7 +184,7 @@ class RemoteStore(Store):
     def _upload(self, upload: _Upload) -> None:
         try:
             if upload.keep is None:
-                self._put(upload.path, self._at(self._name(upload.path)), upload.path.stat().st_size >= _SMALL)
+                self._put(upload.path, self._name(upload.path), upload.path.stat().st_size >= _SMALL)
             else:
                 self._put_folder(upload.path, upload.keep)
         except FileNotFoundError:
@@ -201,101 +192,72 @@ class RemoteStore(Store):
                 raise
             # else a checkpoint that was superseded, and is pruned here
 
+    def _put(self, path: Path, name: str, unless_there: bool) -> None:
+        if not unless_there or self._remote.size(name) != path.stat().st_size:
+            self._remote.put(path, name)
+
     def _put_folder(self, folder: Path, keep: int) -> None:
-        mark, name = (folder / MARK).read_bytes(), self._name(folder)
+        mark, name, is_result = (folder / MARK).read_bytes(), self._name(folder), folder.name == RESULT
         stage = str(PurePosixPath(name).parent)
         first = self._result(stage)
-        if first is not None and folder.name != RESULT:
+        if first is not None and not is_result:
             return  # somebody was quicker
-        if first is None and self._read(f"{name}/{MARK}") != mark:
-            inside = f"{name}/{_digits(mark)}"
-            self._abort_uploads(inside)
+        if first is None and self._remote.read(f"{name}/{MARK}") != mark:
+            self._remote.abort_uploads(_inside(name, mark))
             for file in json.loads(mark):
-                self._put(folder / file, self._at(f"{inside}/{file}"), True)
-            self._put_mark(self._at(f"{name}/{MARK}"), mark, folder.name == RESULT)
-        if folder.name == RESULT:
+                self._put(folder / file, _inside(name, mark, file), True)
+            self._remote.write(f"{name}/{MARK}", mark, only_first=is_result)
+        if is_result:
             self._sweep(stage)
         for step in reversed(self._steps(stage)):
             if keep == 0:
                 self._remove(f"{stage}/{step}")
-            elif self._read(f"{stage}/{step}/{MARK}") is not None:  # else another writer is at it, and may end
+            elif self._remote.read(f"{stage}/{step}/{MARK}") is not None:  # else another one is at it, and may end
                 keep -= 1
 
     def _result(self, stage: str) -> bytes | None:
         """The mark of a stage's result. One that did not fit its files is removed, so that another can be put."""
-        mark = self._read(f"{stage}/{RESULT}/{MARK}")
+        mark = self._remote.read(f"{stage}/{RESULT}/{MARK}")
         if mark in self._damaged:
-            self._fs.rm_file(self._at(f"{stage}/{RESULT}/{MARK}"))
+            self._remote.remove(f"{stage}/{RESULT}/{MARK}")
             return None
         return mark
 
-    def _put_mark(self, remote: str, mark: bytes, unless_there: bool) -> None:
-        try:
-            self._fs.pipe_file(remote, mark, mode="create" if unless_there else "overwrite")
-        except OSError as error:
-            if _code(error) == "NotImplemented":  # a store without conditional writes: a gap of milliseconds
-                self._fs.pipe_file(remote, mark)
-            elif not isinstance(error, FileExistsError) and _code(error) != "PreconditionFailed":
-                raise
-
     def _sweep(self, stage: str) -> None:
-        mark = self._read(f"{stage}/{RESULT}/{MARK}")
+        result = f"{stage}/{RESULT}"
+        mark = self._remote.read(f"{result}/{MARK}")
         if mark is not None:
-            for name in self._names(f"{stage}/{RESULT}"):
-                if name not in (MARK, _digits(mark)):
-                    self._remove(f"{stage}/{RESULT}/{name}")
-
-    def _put(self, path: Path, remote: str, unless_there: bool) -> None:
-        if unless_there:
-            try:
-                if self._fs.info(remote)["size"] == path.stat().st_size:
-                    return
-            except FileNotFoundError as error:
-                if _code(error):
-                    raise
-        self._fs.put_file(str(path), remote)
+            for name in self._remote.names(result):
+                if name != MARK and f"{result}/{name}" != _inside(result, mark):
+                    self._remove(f"{result}/{name}")
 
     def _remove(self, name: str) -> None:
         """A folder, its mark first, and all that other writers left under its name."""
-        self._abort_uploads(name)
-        for remote, recursive in ((self._at(f"{name}/{MARK}"), False), (self._at(name), True)):
-            try:
-                self._fs.rm(remote, recursive=recursive)
-            except FileNotFoundError as error:
-                if _code(error):
-                    raise
-
-    def _abort_uploads(self, name: str) -> None:
-        if not hasattr(self._fs, "call_s3"):
-            return
-        bucket, _, prefix = self._at(f"{name}/").partition("/")
-        found = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
-        for one in found.get("Uploads") or ():
-            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])
+        self._remote.abort_uploads(name)
+        self._remote.remove(f"{name}/{MARK}")
+        self._remote.remove(name, folder=True)
 
     # -- downloads -----------------------------------------------------------------------------------------------------
 
     def pull(self, folder: Path) -> bool:
         name = self._name(folder)
-        mark = self._insist(self._read, f"{name}/{MARK}")
+        mark = self._insist(self._remote.read, f"{name}/{MARK}") or b""
         try:
-            files: dict[str, str] = dict(json.loads(mark or b""))
+            files: dict[str, str] = dict(json.loads(mark))
             with checkpoint.committing(folder, files) as fresh:
                 for file in files:
                     self.say(f"fetching {self.url}/{name}, {file}")
                     (fresh / file).parent.mkdir(parents=True, exist_ok=True)
-                    remote = self._at(f"{name}/{_digits(mark or b'')}/{file}")
-                    self._insist(self._fs.get_file, remote, str(fresh / file))
+                    self._insist(self._remote.get, _inside(name, mark, file), fresh / file)
         except (ValueError, TypeError, TrainingError, FileNotFoundError):  # no mark, or files that do not fit it
-            if mark is not None:
-                self._damaged.add(mark)
+            self._damaged.add(mark)
             return False
         return True
 
     def pull_file(self, path: Path) -> bool:
         try:
             with whole(path) as fresh:
-                self._insist(self._fs.get_file, self._at(self._name(path)), str(fresh))
+                self._insist(self._remote.get, self._name(path), fresh)
         except FileNotFoundError:
             return False
         return True
@@ -312,121 +274,27 @@ class RemoteStore(Store):
 
     def read(self, folder: Path, file: str) -> bytes | None:
         name = self._name(folder)
-        mark = self._insist(self._read, f"{name}/{MARK}")
-        return None if mark is None else self._insist(self._read, f"{name}/{_digits(mark)}/{file}")
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            found: bytes = self._fs.cat_file(self._at(name))
-        except FileNotFoundError as error:
-            if _code(error):
-                raise
-            return None
-        return found
+        mark = self._insist(self._remote.read, f"{name}/{MARK}")
+        return None if mark is None else self._insist(self._remote.read, _inside(name, mark, file))
 
     def files(self, folder: Path) -> list[Path]:
-        return [folder / name for name in self._insist(self._names, self._name(folder))]
+        return [folder / name for name in self._insist(self._remote.names, self._name(folder))]
 
     def sweep(self, stage: Path) -> None:
         self._insist(self._sweep, self._name(stage))
 
     def _steps(self, stage: str) -> list[str]:
-        return sorted(name for name in self._names(stage) if name.startswith(checkpoint.PREFIX))
+        return sorted(name for name in self._remote.names(stage) if name.startswith(checkpoint.PREFIX))
 
-    def _names(self, folder: str) -> list[str]:
-        try:
-            return [PurePosixPath(path).name for path in self._fs.ls(self._at(folder), detail=False)]
-        except FileNotFoundError as error:
-            if _code(error):
-                raise
-            return []
+    # -- names and tries -----------------------------------------------------------------------------------------------
 
-    # -- what may go wrong ---------------------------------------------------------------------------------------------
-
-    def _insist(self, function: Callable[..., T], *arguments: Any, tell: Say | None = None) -> T:
-        """Call until the store answers. Raises StoreError where trying again is no use."""
-        inform = tell or (lambda reason: self.say(f"waiting for {self.url}: {reason}"))
-
-        def before_sleep(state: RetryCallState) -> None:
-            assert state.outcome is not None
-            inform(_first_line(state.outcome.exception()))
-
-        wait = wait_random_exponential(max=_LONGEST)
-        retrying = Retrying(retry=retry_if_exception(_is_away), wait=wait, before_sleep=before_sleep)
-        try:
-            return retrying(function, *arguments)
-        except Exception as error:
-            if (advice := self.advice(error)) is None:
-                raise
-            raise StoreError(f"work store {self.url}: {advice}") from error
-
-    def advice(self, error: Exception) -> str | None:
-        """What a person can do about it."""
-        if _code(error) == "NoSuchBucket":
-            return f"there is no bucket {self._base.split('/')[0]!r}: make it, or mend ACSEARCH_WORK"
-        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            return (
-                f"access is refused ({_first_line(error)}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "and that they may list, read, write and delete there"
-            )
-        if isinstance(error, OSError) and error.errno in _LOCAL:
-            return f"this machine's disk: {error.strerror}; make room below {self._root}"
-        theirs = isinstance(error, ValueError) or _code(error) or type(error).__module__.startswith("botocore")
-        return _first_line(error) if theirs else None
+    def _insist(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._remote.insist(lambda reason: self.say(f"waiting for {self.url}: {reason}"), function, *arguments)
 
     def _name(self, path: Path) -> str:
         return path.absolute().relative_to(self._root).as_posix()
 
-    def _at(self, name: str) -> str:
-        return f"{self._base}/{name}"
 
-
-def open_address(url: str, **more: Any) -> tuple[Any, str]:
-    """The file system, and the path in it. Nothing is cached: others write there too.
-
-    more: options of that file system.
-    """
-    import fsspec
-    from fsspec.asyn import AsyncFileSystem
-
-    parts = urlsplit(url)
-    if re.search("://.*:.*@", url) or (parts.scheme.startswith("s3") and "@" in parts.netloc):
-        raise StoreError("ACSEARCH_WORK: no credentials in the address; give them as AWS_ACCESS_KEY_ID and the like")
-    options = {"use_listings_cache": False, "skip_instance_cache": True} | more
-    if parts.scheme == "file":
-        options["auto_mkdir"] = True
-    try:
-        found = fsspec.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
-        raise StoreError(f"ACSEARCH_WORK {url}: {error}; for instance s3://bucket/prefix") from error
-    system, base = found[0], str(found[1]).rstrip("/")
-    if not base or "://" not in url:
-        raise StoreError(f"ACSEARCH_WORK {url}: names no bucket; for instance s3://bucket/prefix")
-    if isinstance(system, AsyncFileSystem):  # it would print what connections had to say after they were given up
-        system.loop.set_exception_handler(lambda loop, context: None)
-    return system, base
-
-
-def _is_away(error: BaseException) -> bool:
-    """Whether the store may answer later."""
-    if isinstance(error, FileNotFoundError):
-        return _code(error) == "NoSuchUpload"  # of a file in parts: the server forgot it
-    if isinstance(error, PermissionError):
-        return False
-    if isinstance(error, OSError):
-        return error.errno not in _USELESS or _code(error) in _BROKEN_OFF
-    return any(kind.__name__ in _UNREACHABLE for kind in type(error).__mro__)
-
-
-def _code(error: BaseException) -> str:
-    """S3's name for what went wrong; "" for an object that is simply not there, and where there is none."""
-    code = str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", ""))
-    return "" if code in ("404", "NoSuchKey") else code
-
-
-def _digits(mark: bytes) -> str:
-    return hashlib.sha256(mark).hexdigest()[:_DIGITS]
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _inside(folder: str, mark: bytes, file: str = "") -> str:
+    """Where a committed folder's files are."""
+    return f"{folder}/{hashlib.sha256(mark).hexdigest()[:_DIGITS]}/{file}".rstrip("/")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ import traceback
 from pathlib import Path
 
 import forks
+from places import SETTINGS
 
 from chaos import places, report, rounds
 
@@ -26,7 +28,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first round; each has the next one")
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     parser.add_argument("--keep", type=Path, help="folder for what rounds leave; default: removed when they are right")
+    parser.add_argument("--away", type=float, help="kill servers only, and leave them away for so many seconds")
     asked = parser.parse_args()
+    for name in SETTINGS:
+        os.environ.pop(name, None)
     logging.getLogger("acsearch").setLevel(logging.ERROR)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="acsearch-chaos-"))
     folder.mkdir(exist_ok=True)
@@ -37,7 +42,7 @@ def main() -> int:
             kind = "torchrun" if rounds.schedule(seed)[0] == "torchrun" else "alone"
             if kind not in twins:
                 twins[kind] = rounds.undisturbed(kind, world)
-            outcome = rounds.play(seed, world, twins[kind])
+            outcome = rounds.play(seed, world, twins[kind], asked.away)
             print(outcome, flush=True)
             outcomes.append(outcome)
             if not outcome.wrong and asked.keep is None:

@@ -28,7 +28,7 @@ from chaos.places import BUDGET, Place
 from trainers.build import WEIGHTS
 from trainers.checkpoint import MARK, committed, sha256
 from trainers.outbox import Outbox
-from trainers.store import _digits
+from trainers.store import _inside
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _stored(place: Place) -> tuple[set[str], set[str]]:
     belonging = set(marks)
     for mark in marks:
         content = client.get_object(Bucket=s3.BUCKET, Key=prefix + mark)["Body"].read()
-        belonging |= {mark.replace(MARK, f"{_digits(content)}/{file}") for file in json.loads(content)}
+        belonging |= {_inside(mark.removesuffix(f"/{MARK}"), content, file) for file in json.loads(content)}
     return names, belonging
 
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forks import living
@@ -22,12 +22,13 @@ from chaos import checks
 from chaos.places import Place, World
 from trainers.checkpoint import MARK
 
+SERVERS = ("postgresql", "s3", "mlflow")
 # who may be killed, and about how long an undisturbed study takes
 KINDS = {
     "alone": (("controller",), 10.0),  # SQLite, a folder, MLflow in SQLite
     "two controllers": (("controller",), 12.0),  # of one home
     "torchrun": (("controller", "launcher", "trainer", "trainer"), 40.0),  # two processes train
-    "servers": (("controller", "controller", "postgresql", "s3", "mlflow"), 40.0),  # two machines
+    "servers": (("controller", "controller", *SERVERS), 40.0),  # two machines
 }
 _ORDER = ("alone", "two controllers", "servers", "alone", "torchrun", "two controllers", "servers", "alone")
 _PATIENCE = 400.0
@@ -70,11 +71,17 @@ def schedule(seed: int) -> tuple[str, list[Kill]]:
     return kind, kills
 
 
-def play(seed: int, world: World, twin: checks.Found, name: str | None = None) -> Outcome:
-    """twin: what an undisturbed study of this kind found; see `undisturbed`."""
+def play(seed: int, world: World, twin: checks.Found, away: float | None = None) -> Outcome:
+    """twin: what an undisturbed study of this kind found; see `undisturbed`.
+
+    away: seconds for which servers stay away; only they are killed then, for a process that is started meanwhile says
+    at once that there is no database.
+    """
     kind, kills = schedule(seed)
+    if away is not None:
+        kills = [replace(kill, away=away) for kill in kills if kill.who in SERVERS]
     outcome, began = Outcome(seed, kind), time.monotonic()
-    place = world.place(kind, name or f"round-{seed}")
+    place = world.place(kind, f"round-{seed}")
     controllers = [place.controller(number) for number in range(1 if kind in ("alone", "torchrun") else 2)]
     try:
         for kill in kills:

@@ -1,0 +1,180 @@
+"""Files at an address that fsspec knows, such as a bucket. It is waited for while it does not answer.
+
+Names are paths below the address. Nothing is cached: others write there too.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from acsearch.errors import StoreError
+
+T = TypeVar("T")
+
+_LONGEST = 10.0  # seconds between two tries
+_LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # this machine's disk, not the store
+_USELESS = _LOCAL | {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EREMCHG, errno.EISDIR}
+_BROKEN_OFF = {"BadDigest", "IncompleteBody", "InvalidPart"}  # which s3fs takes for invalid arguments
+_UNREACHABLE = {"HTTPClientError", "ConnectionError", "ClientError", "ResponseParserError", "IncompleteRead"}
+
+
+class Remote:
+    """What can be done there, tried once: errors are those of fsspec. `insist` tries again.
+
+    url: see `open_address`, which tells what it raises.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._fs, self._base = open_address(self.url)
+
+    def insist(self, tell: Callable[[str], None], function: Callable[..., T], *arguments: Any) -> T:
+        """Call until the store answers. tell: is told why it did not.
+
+        Raises StoreError where trying again is no use.
+        """
+
+        def before_sleep(state: RetryCallState) -> None:
+            assert state.outcome is not None
+            tell(_first_line(state.outcome.exception()))
+
+        wait = wait_random_exponential(max=_LONGEST)
+        retrying = Retrying(retry=retry_if_exception(_is_away), wait=wait, before_sleep=before_sleep)
+        try:
+            return retrying(function, *arguments)
+        except Exception as error:
+            if (advice := self.advice(error)) is None:
+                raise
+            raise StoreError(f"work store {self.url}: {advice}") from error
+
+    def advice(self, error: Exception) -> str | None:
+        """What a person can do about it."""
+        if _code(error) == "NoSuchBucket":
+            return f"there is no bucket {self._base.split('/')[0]!r}: make it, or mend ACSEARCH_WORK"
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            return (
+                f"access is refused ({_first_line(error)}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "and that they may list, read, write and delete there"
+            )
+        if isinstance(error, OSError) and error.errno in _LOCAL:
+            return f"this machine's disk: {error.strerror}; make room in the work folder"
+        theirs = isinstance(error, ValueError) or _code(error) or type(error).__module__.startswith("botocore")
+        return _first_line(error) if theirs else None
+
+    def read(self, name: str) -> bytes | None:
+        """None where it is not there."""
+        try:
+            found: bytes = self._fs.cat_file(self._at(name))
+        except FileNotFoundError as error:
+            if _code(error):
+                raise
+            return None
+        return found
+
+    def size(self, name: str) -> int | None:
+        """Bytes; None where it is not there."""
+        try:
+            return int(self._fs.info(self._at(name))["size"])
+        except FileNotFoundError as error:
+            if _code(error):
+                raise
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """Of what is directly in a folder."""
+        try:
+            return [PurePosixPath(path).name for path in self._fs.ls(self._at(folder), detail=False)]
+        except FileNotFoundError as error:
+            if _code(error):
+                raise
+            return []
+
+    def get(self, name: str, path: Path) -> None:
+        self._fs.get_file(self._at(name), str(path))
+
+    def put(self, path: Path, name: str) -> None:
+        self._fs.put_file(str(path), self._at(name))
+
+    def write(self, name: str, content: bytes, *, only_first: bool = False) -> None:
+        """only_first: nothing happens where there is one already, which the store itself sees to."""
+        try:
+            self._fs.pipe_file(self._at(name), content, mode="create" if only_first else "overwrite")
+        except OSError as error:
+            if _code(error) == "NotImplemented":  # one without conditional writes: a gap of milliseconds
+                self._fs.pipe_file(self._at(name), content)
+            elif not isinstance(error, FileExistsError) and _code(error) != "PreconditionFailed":
+                raise
+
+    def remove(self, name: str, *, folder: bool = False) -> None:
+        """A file, or a folder with all that is in it; nothing where there is none."""
+        try:
+            self._fs.rm(self._at(name), recursive=folder)
+        except FileNotFoundError as error:
+            if _code(error):
+                raise
+
+    def abort_uploads(self, folder: str) -> None:
+        """What killed processes left of large files there."""
+        if not hasattr(self._fs, "call_s3"):
+            return
+        bucket, _, prefix = self._at(f"{folder}/").partition("/")
+        found = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        for one in found.get("Uploads") or ():
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])
+
+    def _at(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+
+def open_address(url: str, **more: Any) -> tuple[Any, str]:
+    """The file system, and the path in it. Nothing is cached: others write there too.
+
+    more: options of that file system.
+    """
+    import fsspec
+    from fsspec.asyn import AsyncFileSystem
+
+    parts = urlsplit(url)
+    if re.search("://.*:.*@", url) or (parts.scheme.startswith("s3") and "@" in parts.netloc):
+        raise StoreError("ACSEARCH_WORK: no credentials in the address; give them as AWS_ACCESS_KEY_ID and the like")
+    options = {"use_listings_cache": False, "skip_instance_cache": True} | more
+    if parts.scheme == "file":
+        options["auto_mkdir"] = True
+    try:
+        found = fsspec.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:
+        raise StoreError(f"ACSEARCH_WORK {url}: {error}; for instance s3://bucket/prefix") from error
+    system, base = found[0], str(found[1]).rstrip("/")
+    if not base or "://" not in url:
+        raise StoreError(f"ACSEARCH_WORK {url}: names no bucket; for instance s3://bucket/prefix")
+    if isinstance(system, AsyncFileSystem):  # it would print what connections had to say after they were given up
+        system.loop.set_exception_handler(lambda loop, context: None)
+    return system, base
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether the store may answer later."""
+    if isinstance(error, FileNotFoundError):
+        return _code(error) == "NoSuchUpload"  # of a file in parts: the server forgot it
+    if isinstance(error, PermissionError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in _USELESS or _code(error) in _BROKEN_OFF
+    return any(kind.__name__ in _UNREACHABLE for kind in type(error).__mro__)
+
+
+def _code(error: BaseException) -> str:
+    """S3's name for what went wrong; "" for an object that is simply not there, and where there is none."""
+    code = str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", ""))
+    return "" if code in ("404", "NoSuchKey") else code
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
