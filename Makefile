@@ -18,7 +18,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: setup  # an hour: studies whose processes and servers are killed; writes docs/chaos.md
-	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --report docs/chaos.md
+	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --jobs 2 --report docs/chaos.md
 
 docker-test: setup  # builds and runs the images; as root on Debian, which can start an engine
 	ACSEARCH_DOCKER=1 $(BIN)/python -m pytest tests/test_docker.py -rs

@@ -14,7 +14,10 @@ import signal
 import sys
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
+from queue import Queue
 
 import forks
 from places import SETTINGS
@@ -28,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first round; each has the next one")
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     parser.add_argument("--keep", type=Path, help="folder for what rounds leave; default: removed when they are right")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at a time, each with servers of its own")
     parser.add_argument("--away", type=float, help="kill servers only, and leave them away for so many seconds")
     asked = parser.parse_args()
     for name in SETTINGS:
@@ -35,18 +39,30 @@ def main() -> int:
     logging.getLogger("acsearch").setLevel(logging.ERROR)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="acsearch-chaos-"))
     folder.mkdir(exist_ok=True)
-    outcomes = []
-    with forks.serving(folder) as forked, places.world(folder, forked) as world:
-        twins = {}
-        for seed in range(asked.seed, asked.seed + asked.rounds):
-            kind = "torchrun" if rounds.schedule(seed)[0] == "torchrun" else "alone"
-            if kind not in twins:
-                twins[kind] = rounds.undisturbed(kind, world)
-            outcome = rounds.play(seed, world, twins[kind], asked.away)
-            print(outcome, flush=True)
-            outcomes.append(outcome)
-            if not outcome.wrong and asked.keep is None:
-                shutil.rmtree(folder / f"round-{seed}")
+    outcomes: list[rounds.Outcome] = []
+    with ExitStack() as stack:
+        forked = stack.enter_context(forks.serving(folder))
+        worlds = Queue[places.World]()
+        for number in range(asked.jobs):
+            (folder / f"world-{number}").mkdir(exist_ok=True)
+            worlds.put(stack.enter_context(places.world(folder / f"world-{number}", forked)))
+        seeds = range(asked.seed, asked.seed + asked.rounds)
+        twins = {kind: rounds.undisturbed(kind, worlds.queue[0]) for kind in set(map(_twin, seeds))}
+
+        def play(seed: int) -> rounds.Outcome:
+            world = worlds.get()
+            try:
+                outcome = rounds.play(seed, world, twins[_twin(seed)], asked.away)
+                if not outcome.wrong and asked.keep is None:
+                    shutil.rmtree(world.folder / f"round-{seed}")
+                return outcome
+            finally:
+                worlds.put(world)
+
+        pool = stack.enter_context(ThreadPoolExecutor(asked.jobs))
+        for played in as_completed([pool.submit(play, seed) for seed in seeds]):
+            outcomes = sorted([*outcomes, played.result()], key=lambda one: one.seed)
+            print(played.result(), flush=True)
             if asked.report:
                 report.write(asked.report, outcomes, "PYTHONPATH=tests python -m chaos " + " ".join(sys.argv[1:]))
     if bad := [outcome.seed for outcome in outcomes if outcome.wrong]:
@@ -54,6 +70,11 @@ def main() -> int:
     elif asked.keep is None:
         shutil.rmtree(folder)
     return bool(bad)
+
+
+def _twin(seed: int) -> str:
+    """The kind of undisturbed study that a round is compared with."""
+    return "torchrun" if rounds.schedule(seed)[0] == "torchrun" else "alone"
 
 
 if __name__ == "__main__":
