@@ -50,6 +50,7 @@ def start(
     """Start a study and run it until its budget is spent."""
     from acsearch import console
     from acsearch.config import load_study, update
+    from acsearch.stored import exists
     from acsearch.study import Study, check_free, check_start
 
     config = load_study(study)
@@ -63,8 +64,9 @@ def start(
     database, locks = home.open_storage(create=True), home.locks(file.name)
     if not resume:
         check_free(database, locks, file.name)
-    with console.waiting("opening the MLflow record"):
-        home.open_record(file.name)  # before the study: where it fails, nothing has been started
+    if not exists(database, file.name):
+        with console.waiting("opening the MLflow record"):
+            home.open_record(file.name)  # before the study: where it fails, nothing has been started
     started = Study.start(
         database,
         locks,

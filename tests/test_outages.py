@@ -106,7 +106,7 @@ def test_mlflow_is_away_then_wiped_and_made_again(
     expected = everything(tracking.url, "one")
     assert len(expected) == 1 + 13 + 2
     tracking.kill()
-    said = acsearch(forked, settings, "resume", "one", "--budget", "3")
+    said = acsearch(forked, settings, "start", "law_v1", "--name", "one", "--budget", "3", "--resume")
     assert "MLflow   not up to date: --tracking http://127.0.0.1" in said
     assert "acsearch study sync one" in said
     tracking.start()

@@ -59,7 +59,8 @@ def main() -> int:
             finally:
                 worlds.put(world)
 
-        pool = stack.enter_context(ThreadPoolExecutor(asked.jobs))
+        pool = ThreadPoolExecutor(asked.jobs)
+        stack.callback(pool.shutdown, cancel_futures=True)
         for played in as_completed([pool.submit(play, seed) for seed in seeds]):
             outcomes = sorted([*outcomes, played.result()], key=lambda one: one.seed)
             print(played.result(), flush=True)

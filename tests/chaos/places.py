@@ -32,20 +32,20 @@ class Services:
     database: postgres.Server
     bucket: s3.Server
     record: mlflow_server.Server
-    back: list[threading.Thread] = field(default_factory=list)
+    back: dict[str, threading.Thread] = field(default_factory=dict)
 
     def kill(self, name: str, away: float) -> None:
         """-9, and back after some seconds."""
         server: Any = {"postgresql": self.database, "s3": self.bucket, "mlflow": self.record}[name]
         server.kill()
-        self.back.append(threading.Timer(away, server.start))
-        self.back[-1].start()
+        self.back[name] = threading.Timer(away, server.start)
+        self.back[name].start()
 
-    def up(self) -> None:
-        """Wait for all that were killed."""
-        for one in self.back:
-            one.join()
-        self.back.clear()
+    def up(self, *names: str) -> None:
+        """Wait for these that were killed, or for all."""
+        for name in names or [*self.back]:
+            if name in self.back:
+                self.back.pop(name).join()
 
 
 @dataclass(frozen=True)

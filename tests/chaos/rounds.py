@@ -173,6 +173,9 @@ def _kill(
         assert time.monotonic() < until
         time.sleep(0.005)
     time.sleep(kill.away / 10)
+    if place.services is not None:
+        # whoever starts without a database is told so at once, and who begins a study without its record too
+        place.services.up(*(() if phase == "start" else ("postgresql",)))
     for number, one in enumerate(controllers):
         if one.poll() == -9:
             controllers[number] = place.controller(number)
