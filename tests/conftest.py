@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that two processes end together."""
-    names = "micro_study slurm pipeline readme store bundle policy leases outages doctor training chaos"
+    names = "micro_study slurm training chaos readme leases pipeline store doctor outages cli study policy bundle shard"
     longest = [f"test_{name}.py" for name in names.split()]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 

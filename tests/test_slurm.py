@@ -25,6 +25,7 @@ from forks import Forks
 from mlflow import MlflowClient
 from test_pipeline import STUDY
 
+from trainers import checkpoint
 from trainers.job import Job, Parts, Stage, Tune
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,17 @@ def finetune_steps(home: Path) -> int:
     return max((len(path.read_text().splitlines()) for path in home.glob("work/stages/*/outbox.jsonl")), default=0)
 
 
+def preempt(site: Site, controller: subprocess.Popen[str], job: str, *command: str) -> None:
+    """By this command. The job goes back into the queue, and then on."""
+    before = finetune_steps(site.home)
+    site.cluster.ask(*command)
+    until(lambda: site.cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", controller, site)
+    at = finetune_steps(site.home)
+    assert before <= at < STEPS
+    site.cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
+    until(lambda: finetune_steps(site.home) > at, controller, site)
+
+
 def test_preempted_then_its_cluster_dies_and_another_goes_on(
     forked: Forks, alpha_and_beta: tuple[slurm.Cluster, ...], services: Services, study: Path, tmp_path: Path
 ) -> None:
@@ -130,12 +142,9 @@ def test_preempted_then_its_cluster_dies_and_another_goes_on(
     first = alpha.begin("study", "start", str(study), "--budget", "1", "--engine", "slurm", "--parallel", "2")
     until(lambda: finetune_steps(alpha.home) > 10, first, alpha)
     (job,) = alpha.cluster.ask("squeue", "-h", "-o", "%i").split()
-    alpha.cluster.ask("scancel", "--signal=USR2", job)  # as Slurm does when the time limit nears
-    until(lambda: alpha.cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", first, alpha)
-    at = finetune_steps(alpha.home)
-    assert 10 < at < STEPS
-    alpha.cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
-    until(lambda: finetune_steps(alpha.home) > at, first, alpha)
+    preempt(alpha, first, job, "scancel", "--signal=USR2", job)  # as Slurm does when the time limit nears
+    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"]
+    preempt(alpha, first, job, "sbatch", *urgent)
     alpha.cluster.kill()
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -225,7 +234,7 @@ def test_a_job_that_is_started_twice_finetunes_once(
 def test_one_training_on_two_nodes(
     alpha_and_beta: tuple[slurm.Cluster, ...], services: Services, study: Path, tmp_path: Path
 ) -> None:
-    """One process on each, started by srun, trains what two on one machine train."""
+    """One process on each, started by srun, killed and started again: they train what two on one machine train."""
     tiny.manifest(tmp_path, 12)
     train = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
     job = Job(
@@ -235,7 +244,9 @@ def test_one_training_on_two_nodes(
             template="chat",
             encoders=(study / "encoders.yaml",),
         ),
-        stage=Stage(data="x", template="chat", train=train, batch=4, micro_batch=2, longest=100),
+        stage=Stage(
+            data="x", template="chat", train=train, batch=4, micro_batch=2, longest=100, epochs=4, checkpoint_every=2
+        ),
         data=tmp_path / "turns-2.json",
     )
     (tmp_path / "job.json").write_text(job.model_dump_json())
@@ -247,6 +258,10 @@ def test_one_training_on_two_nodes(
     (tmp_path / "job.sh").write_text(f"#!/bin/sh\nsrun --nodes=1 --ntasks=1 {command} {tmp_path}/slurm\n")
     site = Site(alpha_and_beta[1], tmp_path, services)
     sbatch = ["sbatch", "--wait", "--nodes=2", f"--output={tmp_path}/out", str(tmp_path / "job.sh")]
+    with subprocess.Popen(sbatch, cwd=ROOT, env=site.environment) as first:
+        wait_for(lambda: checkpoint.latest(tmp_path / "slurm") or first.poll() is not None, tmp_path / "out")
+        site.cluster.ask("scancel", "--signal=KILL", *site.cluster.ask("squeue", "-h", "-o", "%i").split())
+    assert first.returncode
     done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
     log = tmp_path / "slurm" / "train.log"
     assert done.returncode == 0, (tmp_path / "out").read_text() + (log.read_text() if log.exists() else "")
