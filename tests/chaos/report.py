@@ -28,7 +28,8 @@ def _results(outcomes: list[Outcome], command: str) -> Iterator[str]:
     seconds = sum(outcome.seconds for outcome in outcomes)
     yield f"    {command}\n"
     yield (
-        f"{len(outcomes)} rounds, {sum(kills.values())} kills, {len(outcomes) - len(bad)} rounds as undisturbed. "
+        f"{len(outcomes)} rounds, {sum(kills.values())} kills, {len(outcomes) - len(bad)} rounds as undisturbed; "
+        f"{sum(not outcome.kills for outcome in outcomes)} ended before their first kill. The rounds' times add up to "
         f"{seconds / 60:.0f} minutes on a {platform.machine()} machine with {os.cpu_count()} cores and no GPU.\n"
     )
     yield "| rounds | number | kills | as undisturbed | median seconds |"
