@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,7 +131,6 @@ def preempt(site: Site, controller: subprocess.Popen[str], job: str, *command: s
     until(lambda: site.cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", controller, site)
     at = finetune_steps(site.home)
     assert before <= at < STEPS
-    site.cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
     until(lambda: finetune_steps(site.home) > at, controller, site)
 
 
@@ -202,9 +202,14 @@ def network_split(cluster: slurm.Cluster, job: str, log: Path) -> None:
 
 def scheduler_restart(cluster: slurm.Cluster, job: str, log: Path) -> None:
     """The scheduler dies before it has written down that the job runs, and starts it once more."""
+    state = cluster.folder / "state"
+    wait_for((state / "job_state").exists, log)
+    kept = shutil.copytree(state, cluster.folder / "kept")  # what it writes every five seconds
     wait_for(lambda: cluster.ask("squeue", "-h", "-j", job, "-o", "%T") == "RUNNING", log)
     cluster.daemons[0].send_signal(signal.SIGKILL)
     cluster.daemons[0].wait()
+    shutil.rmtree(state)
+    kept.rename(state)
     cluster.start_controller()
 
 
@@ -217,7 +222,7 @@ def test_a_job_that_is_started_twice_finetunes_once(
         site = Site(gamma, tmp_path / "home", services)
         work = [sys.executable, str(ROOT / "tests" / "controller.py"), disturb.__name__, "2", "12", str(log)]
         script.write_text(f"#!/bin/sh\nexec {shlex.join(work)}\n")
-        sbatch = ["sbatch", "--parsable", "--requeue", f"--output={tmp_path}/out", str(script)]
+        sbatch = ["sbatch", "--parsable", "--requeue", "--begin=now+2", f"--output={tmp_path}/out", str(script)]
         done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         job = done.stdout.strip()
