@@ -182,7 +182,7 @@ def _shape_of_llm(config: Any) -> Shape:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return Shape.of_llm(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+        return Shape.of_llm(AutoModelForCausalLM.from_config(config))
 
 
 def _shape(

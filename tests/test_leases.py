@@ -152,15 +152,12 @@ def test_a_study_goes_on_where_another_machine_died(forked: Forks, server: str, 
     """Two homes are two machines: they share the database and nothing else. It ends as one that nobody disturbed."""
     url = postgres.database(server, "studies")
     killed = controller(forked, url, tmp_path / "one", "start", "law_v1", "--budget", "4")
-    storage = None
-    while storage is None or not any(
+    storage = Home(storage=url).open_storage(create=True)
+    while not any(
         trial.state.name == "COMPLETE" for study in storage.get_all_studies() for trial in _trials(storage, study)
     ):
-        assert killed.poll() is None
-        try:
-            storage = storage or optuna.storages.RDBStorage(url)
-        except sqlalchemy.exc.SQLAlchemyError:
-            time.sleep(0.05)
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     finish(controller(forked, url, tmp_path / "two", "resume", "law_v1"))

@@ -88,11 +88,11 @@ def load_tokenizer(name: str) -> Tokenizer:
     tokenizer.json is taken as it is: AutoTokenizer would build what a model's type usually has, whatever the file says.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         cached_file(name, "tokenizer.json")
-        kind = PreTrainedTokenizerFast
+        kind: Any = PreTrainedTokenizerFast
     except OSError:  # older models come with sentencepiece's file alone
         kind = AutoTokenizer
     try:

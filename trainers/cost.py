@@ -72,7 +72,7 @@ class Shape:
         return replace(
             self,
             vision=sum(weight.numel() for weight in vision.parameters()),
-            encode=sum(encoder_flops(part) for part in vision.parts),
+            encode=sum(encoder_flops(part) for part in vision.encoders),
             connector=sum(weight.numel() for weight in connector.parameters()),
             project=_counted(lambda: connector(features)),
             image_tokens=connector.tokens,

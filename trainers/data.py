@@ -87,7 +87,8 @@ class _Parquet:
         if not pyarrow.types.is_struct(column.type):
             return np.asarray(compute.is_valid(column))
         fields = [compute.struct_field(column, name) for name in column.type.names if name in ("bytes", "path")]
-        return np.logical_or.reduce([np.zeros(len(self), dtype=bool), *map(compute.is_valid, fields)])
+        valid = [np.asarray(compute.is_valid(field)) for field in fields]
+        return np.asarray(np.logical_or.reduce([np.zeros(len(self), dtype=bool), *valid]))
 
     def has_image(self, index: int) -> bool:
         return bool(self._shown[index])

@@ -36,7 +36,7 @@ class FeatureCache:
     store: Store = field(default_factory=Store)
 
     def path(self, part: int) -> Path:
-        encoder = self.vision.parts[part]
+        encoder = self.vision.encoders[part]
         name = f"{encoder.fingerprint[:24]}-{self.manifest.digest[:24]}-{self.vision.policy}.npy"
         return self.folder / name
 
@@ -66,7 +66,7 @@ class FeatureCache:
             self.store.push_file(self.path(part))
 
     def _extract(self, part: int, batch_size: int, progress: Progress | None) -> None:
-        encoder, target, samples = self.vision.parts[part], self.path(part), list(self._row)
+        encoder, target, samples = self.vision.encoders[part], self.path(part), list(self._row)
         alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
         shape = (len(samples), *encoder.grid, encoder.width)
         device = next(iter(encoder.parameters()), torch.empty(0)).device

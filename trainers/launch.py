@@ -44,9 +44,8 @@ def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -
         child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
             while child.poll() is None:
-                lines = Outbox(folder / OUTBOX).read() if watch else []
-                if watch and lines:
-                    watch(lines[-1].step, steps, lines[-1].metrics["loss"])
+                if watch and (done := Outbox(folder / OUTBOX).read()):
+                    watch(done[-1].step, steps, done[-1].metrics["loss"])
                 if stop.asked():
                     stop.ask(folder)
                 with suppress(subprocess.TimeoutExpired):

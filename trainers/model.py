@@ -269,7 +269,12 @@ class MultimodalModel(nn.Module):
 def _with_lora(module: Any, layers: list[str], tune: Tune, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=tune.rank, lora_alpha=tune.alpha, lora_dropout=0.0, target_modules=layers)
+    config = LoraConfig(
+        r=tune.rank,
+        lora_alpha=tune.alpha,  # type: ignore[arg-type]  # scaling is alpha / r, whole or not
+        lora_dropout=0.0,
+        target_modules=layers,
+    )
     with torch.random.fork_rng(devices=[]), without_future_warnings():
         torch.default_generator.manual_seed(seed)
         return get_peft_model(module, config)

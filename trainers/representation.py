@@ -34,22 +34,24 @@ class VisionRepresentation(nn.Module):
         self.grid = parts[0].grid if joining.grid is None else (joining.grid, joining.grid)
         self.width = sum(part.width for part in parts)
 
-    def _encoders(self) -> list[Encoder]:
-        return [part for part in self.parts if isinstance(part, Encoder)]  # ModuleList is not generic
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The parts, as what they are: ModuleList is not generic."""
+        return [part for part in self.parts if isinstance(part, Encoder)]
 
     @property
     def fingerprint(self) -> str:
         """A sha256 of all that decides the features but the precision: the parts' own, the joining and the policy."""
-        names = [part.fingerprint for part in self._encoders()] + [str(self.joining), self.policy]
+        names = [part.fingerprint for part in self.encoders] + [str(self.joining), self.policy]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def views(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
         """What each part is shown: (3, size, size) uint8, with bars of its mean colour, which normalises to about 0."""
-        return tuple(pixels(fit(image, part.size, part.spec.mean, self.policy)) for part in self._encoders())
+        return tuple(pixels(fit(image, part.size, part.spec.mean, self.policy)) for part in self.encoders)
 
     def encode(self, views: Sequence[torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
         """One (batch, 3, size, size) uint8 for each part and (batch,) content seeds -> (batch, *grid, width)."""
-        features = [part.encode(view, seeds) for part, view in zip(self._encoders(), views, strict=True)]
+        features = [part.encode(view, seeds) for part, view in zip(self.encoders, views, strict=True)]
         return join(features, self.joining)
 
 

@@ -25,7 +25,7 @@ from acsearch.scores.compat import compat_correspondence, compat_spec
 from acsearch.scores.correspondence import ALPHA, correspondence
 from acsearch.scores.pck import CorrespondenceResult
 from acsearch.space import Joining, Representation
-from trainers.encoders import Encoder, Registry
+from trainers.encoders import Registry
 from trainers.images import SQUASH, Frame, content_seed, frame, open_image
 from trainers.representation import VisionRepresentation, build_representation, join
 
@@ -44,7 +44,7 @@ def extract(
     Holds these and a few batches of images in memory. Raises DataError naming an image that cannot be read or is not of
     the size that the pairs state.
     """
-    parts: list[Encoder] = list(vision.parts)  # type: ignore[arg-type]  # ModuleList is not generic
+    parts = vision.encoders
     maps: list[Tensor] = []
     done = 0
     for views, seeds in _batches(vision, pairs, batch_size):
@@ -67,13 +67,13 @@ def on_grid(parts: Sequence[Tensor], joining: Joining) -> list[Tensor]:
 
 def frames(vision: VisionRepresentation, pairs: Pairs) -> list[Frame]:
     """Where each image lies in the first encoder's square, on whose grid the features are joined."""
-    size = _first(vision).size
+    size = vision.encoders[0].size
     return [frame(int(width), int(height), size, vision.policy) for width, height in pairs.sizes]
 
 
 def extent(vision: VisionRepresentation) -> float:
     """Pixels of the first encoder's side that its grid covers: 378 of 384 with patches of 14."""
-    encoder = _first(vision)
+    encoder = vision.encoders[0]
     covered = encoder.grid[1] * encoder.spec.patch
     return covered if encoder.size - encoder.spec.patch < covered <= encoder.size else encoder.size
 
@@ -111,12 +111,6 @@ def measure_compat(
     )
     parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), joining)
     return compat_correspondence(parts, pairs, alpha=alpha)
-
-
-def _first(vision: VisionRepresentation) -> Encoder:
-    encoder = vision.parts[0]
-    assert isinstance(encoder, Encoder)
-    return encoder
 
 
 def _batches(vision: VisionRepresentation, pairs: Pairs, batch_size: int) -> Iterator[tuple[list[Tensor], Tensor]]:

@@ -2,6 +2,7 @@
 
 PYTHONPATH=tests python -m chaos --rounds 100 --report docs/chaos.md
 PYTHONPATH=tests python -m chaos --seed 17 --keep /tmp/round        one round again
+PYTHONPATH=tests python -m chaos --away 600 --rounds 18 --jobs 6    each server away for ten minutes in each phase
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     parser.add_argument("--keep", type=Path, help="folder for what rounds leave; default: removed when they are right")
     parser.add_argument("--jobs", type=int, default=1, help="rounds at a time, each with servers of its own")
-    parser.add_argument("--away", type=float, help="kill servers only, and leave them away for so many seconds")
+    parser.add_argument("--away", type=float, help="other rounds: in each, one server away once, for so many seconds")
     asked = parser.parse_args()
+    if asked.away and asked.seed + asked.rounds > len(rounds.OUTAGES):
+        parser.error(f"--away: there are {len(rounds.OUTAGES)} rounds, from --seed 0")
     for name in SETTINGS:
         os.environ.pop(name, None)
     logging.getLogger("acsearch").setLevel(logging.ERROR)
@@ -47,12 +50,16 @@ def main() -> int:
             (folder / f"world-{number}").mkdir(exist_ok=True)
             worlds.put(stack.enter_context(places.world(folder / f"world-{number}", forked)))
         seeds = range(asked.seed, asked.seed + asked.rounds)
-        twins = {kind: rounds.undisturbed(kind, worlds.queue[0]) for kind in set(map(_twin, seeds))}
+        kinds = ["alone" if asked.away else _twin(seed) for seed in seeds]
+        twins = {kind: rounds.undisturbed(kind, worlds.queue[0]) for kind in set(kinds)}
 
-        def play(seed: int) -> rounds.Outcome:
+        def play(seed: int, kind: str) -> rounds.Outcome:
             world = worlds.get()
             try:
-                outcome = rounds.play(seed, world, twins[_twin(seed)], asked.away)
+                if asked.away:
+                    outcome = rounds.outage(seed, asked.away, world, twins[kind])
+                else:
+                    outcome = rounds.play(seed, world, twins[kind])
                 if not outcome.wrong and asked.keep is None:
                     shutil.rmtree(world.folder / f"round-{seed}")
                 return outcome
@@ -61,7 +68,7 @@ def main() -> int:
 
         pool = ThreadPoolExecutor(asked.jobs)
         stack.callback(pool.shutdown, cancel_futures=True)
-        for played in as_completed([pool.submit(play, seed) for seed in seeds]):
+        for played in as_completed([pool.submit(play, seed, kind) for seed, kind in zip(seeds, kinds, strict=True)]):
             outcomes = sorted([*outcomes, played.result()], key=lambda one: one.seed)
             print(played.result(), flush=True)
             if asked.report:

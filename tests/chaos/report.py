@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from chaos.rounds import Outcome
-
-_PHASES = ["start", "data and C", "stage 1", "between candidates", "stage 2", "evaluation", "proposing and recording"]
+from chaos.rounds import PHASES, Outcome
 
 _RESULTS = "## Results\n"
 
@@ -43,7 +41,7 @@ def _results(outcomes: list[Outcome], command: str) -> Iterator[str]:
     who = [name for name, _ in Counter(victim for victim, _ in kills.elements()).most_common()]
     yield f"| | {' | '.join(who)} |"
     yield f"|---|{'---|' * len(who)}"
-    for phase in _PHASES:
+    for phase in PHASES:
         yield f"| {phase} | {' | '.join(str(kills[name, phase] or '') for name in who)} |"
     if noted := [outcome for outcome in outcomes if outcome.noted]:
         told = (f"seed {outcome.seed}: {', '.join(outcome.noted)}" for outcome in noted)

@@ -11,9 +11,9 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from forks import living
@@ -31,6 +31,8 @@ KINDS = {
     "servers": (("controller", "controller", *SERVERS), 40.0),  # two machines
 }
 _ORDER = ("alone", "two controllers", "servers", "alone", "torchrun", "two controllers", "servers", "alone")
+PHASES = ("start", "data and C", "stage 1", "between candidates", "stage 2", "evaluation", "proposing and recording")
+OUTAGES = [(who, phase) for phase in PHASES[1:] for who in SERVERS]  # who starts without a database is told so at once
 _PATIENCE = 400.0
 
 
@@ -71,22 +73,14 @@ def schedule(seed: int) -> tuple[str, list[Kill]]:
     return kind, kills
 
 
-def play(seed: int, world: World, twin: checks.Found, away: float | None = None) -> Outcome:
-    """twin: what an undisturbed study of this kind found; see `undisturbed`.
-
-    away: seconds for which servers stay away; only they are killed then, for a process that is started meanwhile says
-    at once that there is no database.
-    """
+def play(seed: int, world: World, twin: checks.Found) -> Outcome:
+    """twin: what an undisturbed study of this kind found; see `undisturbed`."""
     kind, kills = schedule(seed)
-    if away is not None:
-        kills = [replace(kill, away=away) for kill in kills if kill.who in SERVERS]
-    outcome, began = Outcome(seed, kind), time.monotonic()
-    place = world.place(kind, f"round-{seed}")
-    controllers = [place.controller(number) for number in range(1 if kind in ("alone", "torchrun") else 2)]
-    try:
+
+    def disturb(place: Place, controllers: list[subprocess.Popen[bytes]], outcome: Outcome) -> None:
         for kill in kills:
             if not _wait(place, controllers, kill.after):
-                break
+                return
             if kill.who in ("launcher", "trainer"):  # when there is one, and it has come some way
                 until = time.monotonic() + 20
                 while kill.who not in dict(living(place.pids)) and time.monotonic() < until:
@@ -94,6 +88,35 @@ def play(seed: int, world: World, twin: checks.Found, away: float | None = None)
                         break
                 time.sleep(kill.away / 4)
             _kill(place, controllers, kill, random.Random(f"{seed} {kill}"), outcome)
+
+    return _round(seed, kind, world, twin, disturb)
+
+
+def outage(number: int, away: float, world: World, twin: checks.Found) -> Outcome:
+    """One server is killed at one phase, and stays away for so many seconds. number: which of OUTAGES."""
+    who, phase = OUTAGES[number]
+
+    def disturb(place: Place, controllers: list[subprocess.Popen[bytes]], outcome: Outcome) -> None:
+        while _phase(place) != phase:
+            if not _wait(place, controllers, 0.01):
+                return
+        _kill(place, controllers, Kill(who, 0.0, away), random.Random(number), outcome)
+
+    return _round(number, "servers", world, twin, disturb)
+
+
+def _round(
+    number: int,
+    kind: str,
+    world: World,
+    twin: checks.Found,
+    disturb: Callable[[Place, list[subprocess.Popen[bytes]], Outcome], None],
+) -> Outcome:
+    outcome, began = Outcome(number, kind), time.monotonic()
+    place = world.place(kind, f"round-{number}")
+    controllers = [place.controller(number) for number in range(1 if kind in ("alone", "torchrun") else 2)]
+    try:
+        disturb(place, controllers, outcome)
         if place.services is not None:
             place.services.up()
         if _wait(place, controllers, _PATIENCE):
