@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import http.server
 import json
 import os
 import random
@@ -9,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,3 +126,38 @@ def _free_ports(count: int) -> list[int]:
 def _free(port: int) -> bool:
     with socket.socket() as probe:
         return bool(probe.connect_ex(("127.0.0.1", port)))
+
+
+@contextmanager
+def without_conditions(url: str) -> Iterator[str]:
+    """The server at this address, reached by another one that refuses conditional writes, as older ones do."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do(self) -> None:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if "If-None-Match" in self.headers:
+                refusal = b"<Error><Code>NotImplemented</Code><Message>If-None-Match</Message></Error>"
+                return self.answer(501, {"Content-Type": "application/xml"}, refusal)
+            there = http.client.HTTPConnection(url.removeprefix("http://"))
+            there.request(self.command, self.path, content, dict(self.headers))  # signed for our address
+            got = there.getresponse()
+            self.answer(got.status, {k: v for k, v in got.headers.items() if k != "Transfer-Encoding"}, got.read())
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do
+
+        def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in ({"Content-Length": str(len(content))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}"
+        proxy.shutdown()

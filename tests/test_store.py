@@ -23,6 +23,7 @@ from trainers.build import WEIGHTS
 from trainers.job import Job, Parts, Shared, Stage, Tune
 from trainers.launch import launch
 from trainers.outbox import Outbox
+from trainers.remote import Remote
 from trainers.store import RemoteStore, Store, open_store
 from trainers.train import OUTBOX, RESULT, Watch, run_stage
 
@@ -170,6 +171,19 @@ def test_two_writers_of_one_result_never_mix(running: s3.Server, tmp_path: Path)
         assert len(wholes) == 1
         assert wholes <= written[pulled]
     assert len(keys(running, tmp_path)) == turns * (1 + 4)
+
+
+def test_a_store_without_conditional_writes(
+    running: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3.without_conditions(running.url) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        remote = Remote(address(tmp_path))
+        remote.write("mark", b"first", only_first=True)
+        remote.write("mark", b"second", only_first=True)
+        assert remote.read("mark") == b"first"
+        remote.write("mark", b"third")
+        assert remote.read("mark") == b"third"
 
 
 @pytest.mark.parametrize("kind", ["no file", "another file"])

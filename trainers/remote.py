@@ -108,7 +108,8 @@ class Remote:
             self._fs.pipe_file(self._at(name), content, mode="create" if only_first else "overwrite")
         except OSError as error:
             if _code(error) == "NotImplemented":  # one without conditional writes: a gap of milliseconds
-                self._fs.pipe_file(self._at(name), content)
+                if self.size(name) is None:
+                    self._fs.pipe_file(self._at(name), content)
             elif not isinstance(error, FileExistsError) and _code(error) != "PreconditionFailed":
                 raise
 
