@@ -15,7 +15,7 @@ study: setup
 	$(BIN)/acsearch study start --budget 4 --resume
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: setup  # an hour: studies whose processes and servers are killed; writes docs/chaos.md
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --jobs 2 --report docs/chaos.md

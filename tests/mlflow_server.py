@@ -13,13 +13,14 @@ from pathlib import Path
 
 import s3
 import slurm
+from ports import free_port
 
 
 class Server:
     """url: what clients are told."""
 
     def __init__(self, folder: Path, database: str, bucket: s3.Server) -> None:
-        port = slurm.free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "mlflow.log"
         self._command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]

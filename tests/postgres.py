@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import debian
 import pytest
 import sqlalchemy
+from ports import free_port
 
 
 def programs() -> Path:
@@ -39,9 +39,7 @@ class Server:
             self.data = Path(tempfile.mkdtemp(prefix="acsearch-postgres-"))
             shutil.chown(self.data, "postgres", "postgres")
             self._as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = str(probe.getsockname()[1])
+        self._port = str(free_port())
         self.url = f"postgresql+psycopg://acsearch@127.0.0.1:{self._port}"
         make = ["-D", f"{self.data}/data", "-U", "acsearch", "--auth=trust", "--no-sync", "-E", "UTF8"]
         command = [*self._as_user, self._bin / "initdb", *make]

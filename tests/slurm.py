@@ -16,6 +16,7 @@ from pathlib import Path
 
 import debian
 import pytest
+from ports import free_port
 
 _PACKAGES = "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
 
@@ -30,12 +31,6 @@ def install() -> None:
         if attempt == 1:
             debian.install(_PACKAGES)
     pytest.skip(f"needs Slurm: on Debian the test installs it, elsewhere install {_PACKAGES}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from ports import free_port
 from safetensors.torch import load_file
 
 from acsearch.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
@@ -494,12 +494,6 @@ def forks() -> Any:
     models = [f"transformers.models.{name}.modeling_{name}" for name in ("auto", "clip", "llama", "siglip")]
     context.set_forkserver_preload(["trainers.train", "peft", *models])
     return context
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(context: Any, job: Job, folder: Path, world: int = 1) -> list[Any]:

@@ -33,12 +33,20 @@ class Services:
     bucket: s3.Server
     record: mlflow_server.Server
     back: dict[str, threading.Thread] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
 
     def kill(self, name: str, away: float) -> None:
         """-9, and back after some seconds."""
         server: Any = {"postgresql": self.database, "s3": self.bucket, "mlflow": self.record}[name]
         server.kill()
-        self.back[name] = threading.Timer(away, server.start)
+
+        def start() -> None:
+            try:
+                server.start()
+            except AssertionError as error:
+                self.lost.append(f"{name} did not come back: {error}")
+
+        self.back[name] = threading.Timer(away, start)
         self.back[name].start()
 
     def up(self, *names: str) -> None:

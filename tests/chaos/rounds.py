@@ -97,8 +97,9 @@ def outage(number: int, away: float, world: World, twin: checks.Found) -> Outcom
     who, phase = OUTAGES[number]
 
     def disturb(place: Place, controllers: list[subprocess.Popen[bytes]], outcome: Outcome) -> None:
+        until = time.monotonic() + _PATIENCE
         while _phase(place) != phase:
-            if not _wait(place, controllers, 0.01):
+            if not _wait(place, controllers, 0.01) or time.monotonic() > until:
                 return
         _kill(place, controllers, Kill(who, 0.0, away), random.Random(number), outcome)
 
@@ -119,6 +120,7 @@ def _round(
         disturb(place, controllers, outcome)
         if place.services is not None:
             place.services.up()
+            outcome.wrong += place.services.lost
         if _wait(place, controllers, _PATIENCE):
             outcome.wrong.append(f"not done after {_PATIENCE:.0f} s")
         elif place.services is not None:  # the record may have missed the end: the study says so, and how to mend it
