@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from acsearch.errors import TrainingError
+from acsearch.space import Part
 from trainers import checkpoint
 from trainers.build import MODEL, WEIGHTS, load_llm, load_model
+from trainers.encoders import load_registry, make_encoder
 from trainers.job import Job, Parts, Stage, Tune, read_job
 from trainers.store import Store
 from trainers.train import _Run, run_stage
@@ -92,6 +94,7 @@ def sealed(folder: Path) -> None:
     (folder / checkpoint.MARK).write_text(json.dumps(files))
 
 
+WRONG = [None, "x", "", -1, 0, 3.5, True, [], {}, [3, 5], "missing"]  # for a value of a configuration
 WEIGHT_CHANGES = ["drop", "rename", "extra", "reshape", "int", "nan", "empty", "scalar", "complex", "half", "none left"]
 
 
@@ -115,6 +118,8 @@ def damage(draw: fuzzing.Draw, folder: Path, kinds: dict[str, list[str]], escape
         path.write_bytes(draw(damaged_bytes(path.read_bytes())))
     elif kind == "tree":
         path.write_text(json.dumps(draw(damaged_tree(json.loads(path.read_text()))), default=str))
+    elif kind == "value":
+        change_value(draw, path)
     elif kind == "weights":
         change_weights(draw, path)
     elif kind == "pickle":
@@ -134,6 +139,17 @@ def damage(draw: fuzzing.Draw, folder: Path, kinds: dict[str, list[str]], escape
             "extra": state | {"state": {**state["state"], 999: {"step": torch.tensor(1.0)}}},
         }[change]
         torch.save(changed, path)
+
+
+def change_value(draw: fuzzing.Draw, path: Path) -> None:
+    """Not by a larger number, which may well be meant, and would have us build a model of that size."""
+    values = json.loads(path.read_text())
+    name, wrong = draw(st.sampled_from(sorted(values))), draw(st.sampled_from(WRONG))
+    if wrong == "missing":
+        del values[name]
+    else:
+        values[name] = wrong
+    path.write_text(json.dumps(values))
 
 
 def change_weights(draw: fuzzing.Draw, path: Path) -> None:
@@ -220,12 +236,33 @@ def test_a_hostile_checkpoint_stops_the_run_before_it_writes(world: World, tmp_p
     assert not (tmp_path / "escaped").exists()
 
 
+@cases(60, st.data())
+def test_encoder(world: World, tmp_path: Path, damaged: st.DataObject) -> None:
+    name, width = damaged.draw(st.sampled_from([("clip", 24), ("siglip", 16)]))
+    shutil.rmtree(tmp_path / name, ignore_errors=True)
+    shutil.copytree(world.folder / name, tmp_path / name)
+    shutil.copy(world.folder / "encoders.yaml", tmp_path)
+    damage(
+        damaged.draw,
+        tmp_path / name,
+        {"model.safetensors": ["weights"] * 4, "config.json": ["value"] * 8},
+        tmp_path / "escaped",
+    )
+
+    def read() -> None:
+        encoder = make_encoder(Part(name, 32), load_registry(tmp_path / "encoders.yaml"))
+        maps = encoder.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+        assert maps.shape == (1, 4, 4, width)
+
+    accepted(read, tmp_path, [name])
+
+
 @cases(40, st.data())
 def test_language_model(world: World, tmp_path: Path, damaged: st.DataObject) -> None:
     folder = tmp_path / "llm"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(world.folder / "llm", folder)
-    kinds = {"model.safetensors": ["weights"] * 4, "config.json": [], "tokenizer.json": []}
+    kinds = {"model.safetensors": ["weights"] * 4, "config.json": ["value"] * 4, "tokenizer.json": []}
     damage(damaged.draw, folder, kinds, tmp_path / "escaped")
 
     def read() -> None:

@@ -21,18 +21,6 @@ from trainers.model import MultimodalModel
 from trainers.representation import build_representation
 from trainers.templates import Tokenizer
 
-# what transformers runs into with configurations and weights that are not what it expects
-_UNLOADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    SafetensorError,
-)
-
 WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
 
 
@@ -69,7 +57,7 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except _UNLOADABLE as error:
+    except Exception as error:  # whatever transformers runs into with a configuration that it does not expect
         raise _unavailable(name, error) from error
     finally:
         logging.set_verbosity(talkative)

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from acsearch.config import shown
-from acsearch.errors import ConfigError, SpaceError
+from acsearch.errors import AcsearchError, ConfigError, SpaceError
 from acsearch.parsing import parse_yaml
 from acsearch.space import Part
 from trainers.encoders.base import Encoder, Loader
@@ -101,6 +101,13 @@ def make_encoder(
             encoder = load(spec, part.size, layer, device=torch.device(device), dtype=dtype)
         except SafetensorError as error:
             raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', are damaged: {error}") from error
+        except (AcsearchError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a library runs into with a configuration that it does not expect
+            raise SpaceError(
+                f"the encoder {spec.name!r} cannot be made of '{spec.weights}': {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}; is its configuration damaged?"
+            ) from error
     if part.layer is None and encoder.width != spec.width:
         raise SpaceError(
             f"{spec.name} declares a width of {spec.width}, its tower has {encoder.width}; correct 'width'"

@@ -191,6 +191,9 @@ def _vision(spec: EncoderSpec, config: Any) -> Any:
         )
     if spec.model is not None and spec.model not in (vision.model_type, config.model_type):
         raise SpaceError(f"{spec.name!r} declares the model {spec.model!r}, but its weights are {vision.model_type!r}")
+    for count in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+        if getattr(vision, count, 1) < 1:
+            raise SpaceError(f"the configuration of {spec.name!r} is damaged: {count} is {getattr(vision, count)}")
     return vision
 
 
