@@ -101,7 +101,7 @@ def make_encoder(
             encoder = load(spec, part.size, layer, device=torch.device(device), dtype=dtype)
         except SafetensorError as error:
             raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', are damaged: {error}") from error
-        except (AcsearchError, torch.OutOfMemoryError):
+        except (AcsearchError, OSError, torch.OutOfMemoryError):  # a disk or a network that fails is tried again
             raise
         except Exception as error:  # whatever a library runs into with a configuration that it does not expect
             raise SpaceError(
