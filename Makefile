@@ -9,19 +9,16 @@ export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(call pip_setting,index-url))
 export MLFLOW_DISABLE_TELEMETRY ?= true
 unexport PYTHONDONTWRITEBYTECODE  # .venv is ours: without compiled modules every start takes ten seconds longer
 
-.PHONY: study test chaos docker-test lint setup clean
+.PHONY: study test chaos lint setup clean
 
 study: setup
 	$(BIN)/acsearch study start --budget 4 --resume
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos: setup  # an hour: studies whose processes and servers are killed; writes docs/chaos.md
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --jobs 2 --report docs/chaos.md
-
-docker-test: setup  # builds and runs the images; as root on Debian, which can start an engine
-	ACSEARCH_DOCKER=1 $(BIN)/python -m pytest tests/test_docker.py -rs
 
 lint: setup
 	$(BIN)/ruff check .

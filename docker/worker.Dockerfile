@@ -8,28 +8,32 @@
 # what the tests ran on. The base is pinned by its full version; add its digest (docker buildx imagetools inspect)
 # where an image must never change beneath its tag.
 
-FROM python:3.11.14-slim-bookworm AS dependencies
-RUN python -m pip install --no-cache-dir uv==0.13.9 && python -m venv --without-pip /opt/acsearch
-ENV VIRTUAL_ENV=/opt/acsearch UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
-WORKDIR /src
-COPY pyproject.toml constraints.txt ./
-# Only torch and torchvision come from this index, and without what they depend on: that comes from PyPI, like the rest.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --no-deps --index-url "$TORCH_INDEX" --constraints constraints.txt torch torchvision \
-    && uv pip install --constraints constraints.txt --requirements pyproject.toml --extra cluster
+FROM python:3.11.14-slim-bookworm AS uv
+RUN python -m pip install --no-cache-dir uv==0.13.9
 
-FROM dependencies AS build
+FROM uv AS wheel
+WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv uv build --wheel --out-dir /dist
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 acsearch \
     && useradd --uid 10001 --gid acsearch --create-home acsearch \
-    && install --directory --owner acsearch --group acsearch /home/acsearch/runs
-COPY --from=dependencies /opt/acsearch /opt/acsearch
-# A layer of its own: gigabytes of dependencies need not be copied again for a change of our code.
-RUN --mount=from=build,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=from=build,source=/dist,target=/dist \
+    && install --directory --owner acsearch --group acsearch /home/acsearch/runs \
+    && python -m venv --without-pip /opt/acsearch
+# Only torch and torchvision come from this index, and without what they depend on: that comes from PyPI, like the rest.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /src
+RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
+    --mount=type=bind,source=constraints.txt,target=constraints.txt \
+    uv pip install --python /opt/acsearch --link-mode copy --compile-bytecode --constraints constraints.txt \
+        --no-deps --index-url "$TORCH_INDEX" torch torchvision \
+    && uv pip install --python /opt/acsearch --link-mode copy --compile-bytecode --constraints constraints.txt \
+        --requirements pyproject.toml --extra cluster
+# A layer of its own: gigabytes of dependencies need not be made again for a change of our code.
+RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=from=wheel,source=/dist,target=/dist \
     uv pip install --python /opt/acsearch --no-cache --no-deps --compile-bytecode /dist/*.whl
 ENV PATH=/opt/acsearch/bin:$PATH \
     ACSEARCH_HOME=/home/acsearch/runs \

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that two processes end together."""
-    names = "micro_study slurm training chaos readme leases pipeline store doctor outages cli study policy bundle shard"
+    """The longest files first, so that the processes end together."""
+    names = "micro_study slurm training docker chaos readme leases pipeline store doctor outages cli study policy"
     longest = [f"test_{name}.py" for name in names.split()]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
@@ -36,6 +36,13 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[forks.Forks]:
     """Starts acsearch in a second, where a test starts it often and is not about the start."""
     with forks.serving(tmp_path_factory.mktemp("forks")) as made:
         yield made
+
+
+@pytest.fixture
+def at_once(forked: forks.Forks) -> Iterator[None]:
+    """Whatever processes a test starts start at once."""
+    with forked.instead():
+        yield
 
 
 @pytest.fixture(scope="session")

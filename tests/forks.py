@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 ROLES = {"acsearch": "controller", "torch.distributed.run": "launcher", "trainers": "trainer"}
 _IMPORTED = ["acsearch.cli_study", "acsearch.pipeline", "acsearch.track", "acsearch.patience", "acsearch.leases"]
 _IMPORTED += ["evals.harness", "trainers.launch", "torch.distributed.run", "peft", "s3fs", "psycopg", "alembic.command"]
@@ -34,6 +36,7 @@ _IMPORTED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_regi
 _IMPORTED += ["torch.distributed.elastic.agent.server.local_elastic_agent", "acsearch.scores.correspondence"]
 _IMPORTED += [f"transformers.models.{name}.modeling_{name}" for name in ("auto", "clip", "llama", "siglip")]
 _FRONT = Path(__file__).with_name("front.py")
+_set_by_imports: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class Forks:
     def command(self, *arguments: str) -> list[str]:
         """Of acsearch, to be run in an environment that has ours."""
         return [self.python, "-m", "acsearch", *arguments]
+
+    @contextmanager
+    def instead(self) -> Iterator[None]:
+        """`sys.executable -m` starts a fork, from a test and from what it tests."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", self.python)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            yield
 
     def start(self, environment: Mapping[str, str], log: Path, *arguments: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
@@ -91,8 +103,10 @@ def living(pids: Path) -> list[tuple[str, int]]:
 
 
 def _serve(address: str) -> None:
+    given = dict(os.environ)
     for name in _IMPORTED:
         importlib.import_module(name)
+    _set_by_imports.update({name: value for name, value in os.environ.items() if given.get(name) != value})
     import acsearch.attempts
     import acsearch.study
     import trainers.launch
@@ -133,7 +147,7 @@ def _run(front: socket.socket) -> None:
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
-    os.environ.update(asked["environment"])
+    os.environ.update(_set_by_imports | asked["environment"])
     os.chdir(asked["folder"])
     sys.argv = asked["arguments"]
     role = ROLES[sys.argv[0]]

@@ -9,20 +9,29 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+from forks import Forks
 
-ACSEARCH = [sys.executable, "-m", "acsearch"]
+PYTHON = sys.executable
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_once(forked: Forks) -> Iterator[None]:
+    with forked.instead():
+        yield
 
 
 def run(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     environment = {
         key: value for key, value in os.environ.items() if key not in ("ACSEARCH_HOME", "MLFLOW_TRACKING_URI")
     }
-    done = subprocess.run([*ACSEARCH, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "acsearch", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 or not check, done.stderr
     return done
 
@@ -35,7 +44,7 @@ def read(*arguments: str, cwd: Path) -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a study was killed in its middle, resumed, and finished."""
     folder = tmp_path_factory.mktemp("user")
-    command = [*ACSEARCH, "study", "start", "law_v1", "--budget", "4"]
+    command = [sys.executable, "-m", "acsearch", "study", "start", "law_v1", "--budget", "4"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -53,14 +62,14 @@ def test_help_is_quick_and_light(tmp_path: Path) -> None:
     def seconds() -> float:
         """Of the processor, which other tests on this machine hardly change."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run("--help", cwd=tmp_path)
+        subprocess.run([PYTHON, "-m", "acsearch", "--help"], cwd=tmp_path, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     seconds()
     assert median(seconds() for _ in range(5)) < 0.5
     code = "import sys, acsearch.cli; print([m for m in ('numpy', 'torch', 'mlflow', 'optuna') if m in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 
 

@@ -412,6 +412,7 @@ def counting(steps: list[int]) -> Watch:
     return lambda step, of, loss: steps.append(step)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_stage_is_killed_and_resumed_on_another_machine(running: s3.Server, world: Path, tmp_path: Path) -> None:
     """kill -9 with all that the machine had; the other one has nothing but the bucket."""
     made = make_job(world, epochs=20.0, checkpoint_every=3)
@@ -463,6 +464,7 @@ def test_the_later_checkpoint_counts(world: Path, tmp_path: Path) -> None:
     assert [path.parent.name for path in marks] == [RESULT]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_processes_of_their_own_share_their_stage(running: s3.Server, world: Path, tmp_path: Path) -> None:
     job, stage = at(make_job(world, epochs=1.0), tmp_path / "here", address(tmp_path))
     result = launch(job, stage, 2)

@@ -578,6 +578,7 @@ def test_whoever_comes_second_waits(world: World, forks: Any, tmp_path: Path) ->
     assert [line.step for line in Outbox(tmp_path / OUTBOX).read()] == list(range(1, 37))
 
 
+@pytest.mark.usefixtures("at_once")
 def test_the_command_is_killed_and_resumed(world: World, tmp_path: Path) -> None:
     """`python -m trainers`, which says nothing unless it fails."""
     job = world.job(LORA, epochs=8, checkpoint_every=2)
@@ -609,6 +610,7 @@ def test_launch_trains_in_several_processes(world: World, tmp_path: Path) -> Non
     assert launch(job, tmp_path / "two", 2) == result
 
 
+@pytest.mark.usefixtures("at_once")
 def test_asked_by_a_signal_it_stops_at_a_committed_step(world: World, tmp_path: Path) -> None:
     job = world.job(LORA, epochs=8, checkpoint_every=0)
     path, folder = tmp_path / "job.json", tmp_path / "stage"
@@ -627,6 +629,7 @@ def test_asked_by_a_signal_it_stops_at_a_committed_step(world: World, tmp_path: 
     assert weights(run_stage(job, folder)) == weights(run_stage(job, tmp_path / "undisturbed"))
 
 
+@pytest.mark.usefixtures("at_once")
 def test_several_processes_stop_after_the_same_step(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

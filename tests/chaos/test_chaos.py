@@ -16,7 +16,7 @@ def world(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[p
         yield made
 
 
-@pytest.mark.parametrize("seed", [4, 6])
+@pytest.mark.parametrize("seed", [4, 1782])  # whose kills come early, also where a study takes ten seconds
 def test_a_study_is_as_undisturbed(world: places.World, seed: int) -> None:
     """Two processes that train, and servers; `docs/chaos.md` says what is looked at."""
     kind, _ = rounds.schedule(seed)
