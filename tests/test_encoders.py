@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from acsearch.space import Part, parse
 from trainers.encoders import ADAPTERS, Encoder, EncoderSpec, Registry, load_registry, make_encoder
 from trainers.encoders.denoiser import add_noise
 from trainers.encoders.transformers_ import TOWERS
+from trainers.encoders.without import without
 from trainers.images import content_seed
 from trainers.representation import build_representation
 
@@ -545,3 +548,13 @@ def test_a_representation_end_to_end(checkpoints):
 def test_every_adapter_is_tested(checkpoints):
     assert {given.adapter for given in specs(checkpoints).values()} | {"noise"} == set(ADAPTERS)
     assert set(FAMILIES) == set(TOWERS)
+
+
+def test_what_only_happens_to_be_installed_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    with without("wave"), pytest.raises(ImportError):
+        importlib.import_module("wave")
+    assert importlib.import_module("wave").open
+    with without("wave"):  # somebody has it already
+        assert importlib.import_module("wave").open
+    assert "wave" in sys.modules

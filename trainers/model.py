@@ -271,7 +271,7 @@ def _with_lora(module: Any, layers: list[str], tune: Tune, seed: int) -> Any:
 
     config = LoraConfig(
         r=tune.rank,
-        lora_alpha=tune.alpha,  # type: ignore[arg-type]  # scaling is alpha / r, whole or not
+        lora_alpha=tune.alpha,  # scaling is alpha / r, whole or not
         lora_dropout=0.0,
         target_modules=layers,
     )

@@ -13,16 +13,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.model import resize_pos_embed
-from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file
 
 from acsearch.errors import SpaceError
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.spec import EncoderSpec
 from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+from trainers.encoders.without import without
+
+with without("wandb"):  # it imports timm; see there
+    import open_clip
+    from open_clip.model import resize_pos_embed
+    from open_clip.transformer import VisionTransformer
 
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 CONFIGURATION = "open_clip_config.json"

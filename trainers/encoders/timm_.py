@@ -20,14 +20,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 
 from acsearch.errors import SpaceError
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.spec import EncoderSpec
 from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+from trainers.encoders.without import without
+
+with without("wandb"):  # for a summary that nobody asks for here: four seconds
+    import timm
+    from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 
 
 class TimmEncoder(Encoder):
