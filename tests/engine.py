@@ -102,9 +102,9 @@ def engine() -> Iterator[Engine]:
         if shutil.which(program) is None:
             if shutil.which("apt-get") is None:
                 pytest.skip(f"needs {program}; on Debian the test installs it as root")
-            debian.install(package)
+            complaint = debian.install(package)
             if shutil.which(program) is None:
-                pytest.skip(f"needs {program}, and apt-get install {package} failed")
+                pytest.skip(f"needs {program}, and apt-get install {package} failed: {complaint[-300:]}")
     if shutil.disk_usage(tempfile.gettempdir()).free < _DISK:
         pytest.skip(f"needs {_DISK / 1e9:.0f} GB for a while, and {tempfile.gettempdir()} has less")
     folder = Path(tempfile.mkdtemp(prefix="acsearch-docker-"))

@@ -1,4 +1,4 @@
-"""The commands, as processes, as a user meets them."""
+"""The commands, as processes; all but the help start as forks. test_readme.py starts them as a user does."""
 
 from __future__ import annotations
 
