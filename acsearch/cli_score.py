@@ -57,7 +57,7 @@ def correspondence(
     from acsearch.scores.extract import measure
     from acsearch.scores.pairs import read_pairs
     from trainers.encoders import load_registry
-    from trainers.representation import build_representation
+    from trainers.encoders.joined import build_representation
 
     if decode not in DECODES:
         raise ConfigError(f"--decode {decode!r}: choose {' or '.join(DECODES)}")

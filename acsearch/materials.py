@@ -17,7 +17,7 @@ from acsearch.recipe import Recipe
 from acsearch.scores.pairs import Pairs
 from acsearch.space import Representation
 from trainers.encoders import Registry, load_registry
-from trainers.representation import VisionRepresentation, build_representation
+from trainers.encoders.joined import VisionRepresentation, build_representation
 
 SHORT = 24  # characters of a digest in a name
 

@@ -23,8 +23,8 @@ from trainers.connectors.base import connector_class
 from trainers.cost import Shape, stage_memory, training_flops
 from trainers.data import read_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
+from trainers.encoders.joined import VisionRepresentation
 from trainers.job import Expect, Stage
-from trainers.representation import VisionRepresentation
 
 _LLMS = Path(__file__).parents[1] / "trainers" / "llms.yaml"
 _SHARE = 0.35  # of a measured matrix product's speed that tiny models reach on a CPU

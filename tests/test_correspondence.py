@@ -24,8 +24,8 @@ from acsearch.scores.matching import cosines, products
 from acsearch.scores.pairs import Pairs, read_pairs
 from acsearch.space import Joining, parse
 from trainers.encoders import Encoder, EncoderSpec, Registry
+from trainers.encoders.joined import VisionRepresentation, join
 from trainers.images import LETTERBOX, SQUASH, frame
-from trainers.representation import VisionRepresentation, join
 
 SIZES = {"wide": (96, 72), "tall": (60, 80), "square": (64, 64), "thin": (90, 41)}
 
@@ -612,7 +612,7 @@ def test_features_of_other_images_are_refused() -> None:
 
 
 def test_compat_stretches_images_and_scales_pixels_to_one(spair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trainers.representation
+    import trainers.encoders.joined
 
     made = []
 
@@ -621,7 +621,7 @@ def test_compat_stretches_images_and_scales_pixels_to_one(spair: Path, monkeypat
         encoder = colours(part.size)
         return Colours(replace(encoder.spec, mean=made[-1].mean, std=made[-1].std), part.size, -1, digest="")
 
-    monkeypatch.setattr(trainers.representation, "make_encoder", make)
+    monkeypatch.setattr(trainers.encoders.joined, "make_encoder", make)
     pairs = read_pairs(spair)
     registry = Registry({"colours": colours(64).spec})
     result = measure_compat(parse("colours@64+colours@64|concat|linear"), registry, pairs)

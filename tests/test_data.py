@@ -21,9 +21,9 @@ from acsearch.space import parse
 from trainers.batches import Batcher, load
 from trainers.data import Manifest, check, read_manifest
 from trainers.encoders import load_registry
+from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.features import FeatureCache
 from trainers.order import Schedule, epoch_order
-from trainers.representation import VisionRepresentation, build_representation
 from trainers.templates import IGNORED, IMAGE_ID
 
 Records = list[dict[str, Any]]

@@ -20,10 +20,10 @@ from acsearch.errors import ConfigError, DataError, SpaceError
 from acsearch.space import Part, parse
 from trainers.encoders import ADAPTERS, Encoder, EncoderSpec, Registry, load_registry, make_encoder
 from trainers.encoders.denoiser import add_noise
+from trainers.encoders.joined import build_representation
 from trainers.encoders.transformers_ import TOWERS
 from trainers.encoders.without import without
 from trainers.images import content_seed
-from trainers.representation import build_representation
 
 BUILT_IN = load_registry()
 HALF = (0.5, 0.5, 0.5)

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from trainers.data import Manifest
+from trainers.encoders.joined import VisionRepresentation
 from trainers.features import FeatureCache
 from trainers.images import content_seed
 from trainers.model import Batch
-from trainers.representation import VisionRepresentation
 from trainers.templates import IGNORED, IMAGE_ID, Tokenizer
 
 

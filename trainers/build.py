@@ -15,10 +15,10 @@ from acsearch.errors import TrainingError
 from acsearch.space import parse
 from trainers.checkpoint import verify
 from trainers.connectors.base import make_connector
+from trainers.encoders.joined import build_representation
 from trainers.encoders.registry import load_registry
 from trainers.job import Parts, Tune
 from trainers.model import MultimodalModel
-from trainers.representation import build_representation
 from trainers.templates import Tokenizer
 
 WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"

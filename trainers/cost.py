@@ -16,9 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainers.connectors.base import Connector
+from trainers.encoders.joined import VisionRepresentation
 from trainers.job import Stage, Tune
 from trainers.model import MultimodalModel
-from trainers.representation import VisionRepresentation
 
 # Dense bf16 tensor-core peaks in FLOP/s, from the vendor's data sheets.
 _PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A10": 125e12, "L40S": 362e12, "B200": 2250e12}

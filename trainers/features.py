@@ -19,8 +19,8 @@ from torch import Tensor
 from acsearch.space import Joining
 from acsearch.whole import whole
 from trainers.data import Manifest
+from trainers.encoders.joined import VisionRepresentation
 from trainers.images import content_seed
-from trainers.representation import VisionRepresentation
 from trainers.store import Store
 
 Progress = Callable[[int, int], None]  # done, of how many

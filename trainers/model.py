@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from acsearch.errors import ConfigError, TrainingError
 from trainers.connectors.base import Connector
+from trainers.encoders.joined import VisionRepresentation, join
 from trainers.images import content_seed
 from trainers.job import Tune
-from trainers.representation import VisionRepresentation, join
 from trainers.shard import assign
 from trainers.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
 

@@ -26,8 +26,8 @@ from acsearch.scores.correspondence import ALPHA, correspondence
 from acsearch.scores.pck import CorrespondenceResult
 from acsearch.space import Joining, Representation
 from trainers.encoders import Registry
+from trainers.encoders.joined import VisionRepresentation, build_representation, join
 from trainers.images import SQUASH, Frame, content_seed, frame, open_image
-from trainers.representation import VisionRepresentation, build_representation, join
 
 if TYPE_CHECKING:
     from acsearch.scores.pairs import Pairs
