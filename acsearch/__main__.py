@@ -1,5 +1,5 @@
 """`python -m acsearch`."""
 
-from acsearch.cli import main
+from acsearch.cli.main import main
 
 main()

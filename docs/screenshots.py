@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 from mlflow import MlflowClient
 
-from acsearch.views import saved_views
+from acsearch.reporting.mlflow_views import saved_views
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

@@ -23,7 +23,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 from acsearch.errors import EvaluationError
-from evals.answers import Answers, question_key
+from evals.response_cache import Answers, question_key
 
 # Where a task sets no limit its answers are a word or a letter: nothing that comes later could score.
 MAX_NEW_TOKENS = 64

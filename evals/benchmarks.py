@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
-from acsearch.config import read_yaml
+from acsearch.config.study_file import read_yaml
 from acsearch.errors import ConfigError
 
 BUILT_IN = Path(__file__).with_name("benchmarks.yaml")
@@ -25,10 +25,10 @@ class Benchmark(BaseModel):
 
     task: its name in lmms-eval.  definition: the YAML file of that task.  metric: the key of the score in its results.
     scale: points per unit of the metric.  floor, ceiling: of a model that knows nothing, and full marks, in points.
-    units: how the score is made of samples (`evals.units`), for its standard error.  cluster: the column of what
-    several questions share, an image for instance, so that they are no independent samples.
-    keep: only the rows with one of these values in a column.  rows: how many consecutive rows are scored together.
-    images: what is shown of several images, "one" for an error, "first" for the first.
+    units: how the score is made of samples (`evals.standard_error`), for its standard error.  cluster: the column of
+    what several questions share, an image for instance, so that they are no independent samples. keep: only the rows
+    with one of these values in a column.  rows: how many consecutive rows are scored together. images: what is shown of
+    several images, "one" for an error, "first" for the first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -10,8 +10,8 @@ import torch
 
 from acsearch.errors import EvaluationError
 from evals.adapter import AcsearchModel
-from evals.answers import Answers
-from trainers import build
+from evals.response_cache import Answers
+from trainers.model import loading as build
 
 _SHOWN = ("one", "first")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -29,11 +29,11 @@ from tenacity import RetryError
 
 from acsearch.errors import AcsearchError, EvaluationError
 from evals.adapter import AcsearchModel, Model, Progress
-from evals.answers import Answers
 from evals.benchmarks import Benchmark
 from evals.definition import task_config
-from evals.quiet import Muted, muted
-from evals.units import UNITS, estimate
+from evals.output_capture import Muted, muted
+from evals.response_cache import Answers
+from evals.standard_error import UNITS, estimate
 
 
 class _Task(ConfigurableTask):  # type: ignore[misc]  # lmms-eval has no types

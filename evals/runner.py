@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import EvaluationError
-from acsearch.whole import whole
 from evals.benchmarks import Benchmark
 from evals.definition import data_digest
-from trainers.store import Store
+from trainers.checkpoints.work_store import Store
+from trainers.utils.atomic import whole
 
 if TYPE_CHECKING:
     from evals.adapter import Model

@@ -9,9 +9,9 @@ import forks
 import pytest
 from places import SETTINGS
 
-from acsearch.config import load_prior, load_table
-from acsearch.prior import Prior
-from acsearch.table import Table
+from acsearch.config.study_file import load_prior, load_table
+from acsearch.law.prior import Prior
+from acsearch.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from acsearch.config import load_study
-from acsearch.finetunes import Observation, RecordedFinetunes, Say
-from acsearch.home import Home
-from acsearch.study import Study
+from acsearch.config.study_file import load_study
+from acsearch.runners.base import Observation, RecordedFinetunes, Say
+from acsearch.storage.home import Home
+from acsearch.study.study import Study
 
 
 def main(name: str, budget: int, seconds: float, log: Path) -> None:

@@ -29,8 +29,22 @@ from pathlib import Path
 import pytest
 
 ROLES = {"acsearch": "controller", "torch.distributed.run": "launcher", "trainers": "trainer"}
-_IMPORTED = ["acsearch.cli_study", "acsearch.pipeline", "acsearch.track", "acsearch.patience", "acsearch.leases"]
-_IMPORTED += ["evals.harness", "trainers.launch", "torch.distributed.run", "peft", "s3fs", "psycopg", "alembic.command"]
+_IMPORTED = [
+    "acsearch.cli.study",
+    "acsearch.runners.training",
+    "acsearch.reporting.mlflow_record",
+    "acsearch.storage.retrying",
+    "acsearch.storage.leases",
+]
+_IMPORTED += [
+    "evals.harness",
+    "trainers.training.launch",
+    "torch.distributed.run",
+    "peft",
+    "s3fs",
+    "psycopg",
+    "alembic.command",
+]
 _IMPORTED += ["acsearch.scores.extract", "acsearch.scores.stage1", "acsearch.scores.alignment", "studies.micro.data"]
 _IMPORTED += ["mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"]
 _IMPORTED += ["torch.distributed.elastic.agent.server.local_elastic_agent", "acsearch.scores.correspondence"]
@@ -107,13 +121,13 @@ def _serve(address: str) -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     _set_by_imports.update({name: value for name, value in os.environ.items() if given.get(name) != value})
-    import acsearch.attempts
-    import acsearch.study
-    import trainers.launch
+    import acsearch.study.attempts
+    import acsearch.study.study
+    import trainers.training.launch
 
-    acsearch.attempts.PAUSE = timedelta(seconds=1)
-    acsearch.study._LOOK = 0.2
-    trainers.launch._LOOK = 0.05
+    acsearch.study.attempts.PAUSE = timedelta(seconds=1)
+    acsearch.study.study._LOOK = 0.2
+    trainers.training.launch._LOOK = 0.05
     assert threading.active_count() == 1, "a fork would miss threads"  # Arrow has one of its own, and knows forks
     gc.freeze()
     sys.executable = os.environ["FORKS_PYTHON"]

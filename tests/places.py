@@ -7,9 +7,9 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from acsearch.config import load_study, update
-from acsearch.home import Home
-from acsearch.study import Study
+from acsearch.config.study_file import load_study, update
+from acsearch.storage.home import Home
+from acsearch.study.study import Study
 
 # environment variables of whoever runs the tests, which must not lead them elsewhere
 SETTINGS = ("ACSEARCH_HOME", "ACSEARCH_STORAGE", "ACSEARCH_TRACKING", "ACSEARCH_WORK", "MLFLOW_TRACKING_URI")

@@ -11,11 +11,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from acsearch import study as studies
-from acsearch.config import load_study, update
-from acsearch.finetunes import RecordedFinetunes
-from acsearch.home import Home
-from acsearch.study import Study
+from acsearch.config.study_file import load_study, update
+from acsearch.runners.base import RecordedFinetunes
+from acsearch.storage.home import Home
+from acsearch.study import study as studies
+from acsearch.study.study import Study
 
 BUDGET = 3
 

@@ -8,17 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from acsearch.acquire import (
+from acsearch.law.bayes import HierarchicalLaw, Posterior, objective_weights
+from acsearch.law.least_squares import Features
+from acsearch.law.prior import Prior
+from acsearch.policies.acquisition import (
     Belief,
     acquire,
     expected_improvement,
     knowledge_gradient,
     upper_confidence_bound,
 )
-from acsearch.bayes import HierarchicalLaw, Posterior, objective_weights
-from acsearch.law import Features
-from acsearch.prior import Prior
-from acsearch.table import Table
+from acsearch.tables.table import Table
 
 ROWS = np.array([1, 3, 7])
 NOBODY = np.empty(0, dtype=np.intp)
@@ -37,7 +37,7 @@ def weights(v1: Table) -> np.ndarray:
 
 def moments(posterior: Posterior, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (N * M,) and covariance (N * M, N * M) of all scaled scores, written out in full; finetuned rows certain."""
-    from acsearch.bayes import stack
+    from acsearch.law.bayes import stack
 
     _, covariance, misfit = posterior.moments
     x = (stack(posterior.design) * posterior.scale[:, None]).reshape(-1, covariance.shape[0])

@@ -24,11 +24,11 @@ from acsearch.scores.alignment import (
     cosine_alignment,
 )
 from acsearch.scores.stage1 import caption_batches, choose, images
-from trainers.build import build_model, load_model
-from trainers.data import Manifest, read_manifest
+from trainers.data.manifest import Manifest, read_manifest
 from trainers.job import Job, Parts, Stage
-from trainers.model import MultimodalModel, Tune
-from trainers.train import run_stage
+from trainers.model.loading import build_model, load_model
+from trainers.model.multimodal import MultimodalModel, Tune
+from trainers.training.train import run_stage
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +218,7 @@ def test_samples_are_chosen_by_seed_among_those_with_an_image(folder: Path) -> N
 
 
 def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from acsearch.cli import main
+    from acsearch.cli.main import main
 
     manifest = folder / "data" / "turns-1.json"
     results = {}

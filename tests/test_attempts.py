@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from acsearch import attempts
-from acsearch.attempts import MOST, PAUSE, Attempt, not_before, outcome_of
-from acsearch.config import load_study
+from acsearch.config.study_file import load_study
 from acsearch.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
-from acsearch.finetunes import Observation, RecordedFinetunes, Say
-from acsearch.home import Home
-from acsearch.parallel import shares
-from acsearch.study import Event, Study
+from acsearch.executors.local import shares
+from acsearch.runners.base import Observation, RecordedFinetunes, Say
+from acsearch.storage.home import Home
+from acsearch.study import attempts
+from acsearch.study.attempts import MOST, PAUSE, Attempt, not_before, outcome_of
+from acsearch.study.study import Event, Study
 
 NOW = datetime(2026, 1, 1, 12)
 

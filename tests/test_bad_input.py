@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acsearch import cli
-from acsearch.config import load_prior, load_study, load_table, priors
+from acsearch.cli import main as cli
+from acsearch.config.study_file import load_prior, load_study, load_table, priors
 
 HEADER = "representation,benchmark,score,alignment,correspondence"
 TABLE = HEADER + "".join(
@@ -89,8 +89,8 @@ def prior(says: str, *, without: str = "", **keys: object) -> Case:
 
 def started(folder: Path) -> None:
     """A study `there` of one finetune in the folder's default storage, not yet run."""
-    from acsearch.home import Home
-    from acsearch.study import Study
+    from acsearch.storage.home import Home
+    from acsearch.study.study import Study
 
     (folder / "there.yaml").write_text(yaml.safe_dump(STUDY | {"name": "there"}), encoding="utf-8")
     config, home = load_study("there.yaml"), Home()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import special
 
-from acsearch.bayes import HierarchicalLaw, objective_weights
-from acsearch.config import load_prior, load_table, priors
-from acsearch.diagnostics import diagnose
+from acsearch.config.study_file import load_prior, load_table, priors
 from acsearch.errors import DefinitionError
-from acsearch.law import FULL, Features
-from acsearch.prior import Prior
-from acsearch.table import Table
+from acsearch.law.bayes import HierarchicalLaw, objective_weights
+from acsearch.law.diagnostics import diagnose
+from acsearch.law.least_squares import FULL, Features
+from acsearch.law.prior import Prior
+from acsearch.tables.table import Table
 
 ROWS = np.array([0, 3, 7, 11])
 

@@ -21,13 +21,13 @@ from optuna.distributions import IntDistribution
 from optuna.trial import Trial, TrialState
 from places import Place
 
-from acsearch import bundle
-from acsearch.bundle import export_study, import_study
-from acsearch.config import load_table
+from acsearch.bundles import transfer as bundle
+from acsearch.bundles.transfer import export_study, import_study
+from acsearch.config.study_file import load_table
 from acsearch.errors import AcsearchError, BundleError, ConfigError, StudyError
-from acsearch.finetunes import Observation, RecordedFinetunes, Say
-from acsearch.snapshot import Snapshot
-from acsearch.study import Event, Study
+from acsearch.runners.base import Observation, RecordedFinetunes, Say
+from acsearch.study.snapshot import Snapshot
+from acsearch.study.study import Event, Study
 
 LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 

@@ -68,7 +68,9 @@ def test_help_is_quick_and_light(tmp_path: Path) -> None:
 
     seconds()
     assert median(seconds() for _ in range(5)) < 0.5
-    code = "import sys, acsearch.cli; print([m for m in ('numpy', 'torch', 'mlflow', 'optuna') if m in sys.modules])"
+    code = (
+        "import sys, acsearch.cli.main; print([m for m in ('numpy', 'torch', 'mlflow', 'optuna') if m in sys.modules])"
+    )
     loaded = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 

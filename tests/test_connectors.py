@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from acsearch.errors import SpaceError
-from acsearch.space import CONNECTORS, ConnectorChoice
 from trainers.connectors import connector_class, make_connector
 from trainers.connectors.shuffle import Shuffle
+from trainers.representation import CONNECTORS, ConnectorChoice
 
 KINDS = [ConnectorChoice("linear"), ConnectorChoice("mlp2x"), ConnectorChoice("pool", 7), ConnectorChoice("shuffle", 2)]
 

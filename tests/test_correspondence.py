@@ -22,10 +22,10 @@ from acsearch.scores.correspondence import correspondence, from_products, place
 from acsearch.scores.extract import extent, extract, frames, measure, measure_compat, on_grid
 from acsearch.scores.matching import cosines, products
 from acsearch.scores.pairs import Pairs, read_pairs
-from acsearch.space import Joining, parse
 from trainers.encoders import Encoder, EncoderSpec, Registry
+from trainers.encoders.images import LETTERBOX, SQUASH, frame
 from trainers.encoders.joined import VisionRepresentation, join
-from trainers.images import LETTERBOX, SQUASH, frame
+from trainers.representation import Joining, parse
 
 SIZES = {"wide": (96, 72), "tall": (60, 80), "square": (64, 64), "thin": (90, 41)}
 
@@ -636,7 +636,7 @@ def test_compat_stretches_images_and_scales_pixels_to_one(spair: Path, monkeypat
 
 
 def test_command(spair: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from acsearch.cli import main
+    from acsearch.cli.main import main
 
     registry = spair / "encoders.yaml"
     registry.write_text(

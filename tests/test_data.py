@@ -17,14 +17,14 @@ import tiny
 import torch
 
 from acsearch.errors import DataError
-from acsearch.space import parse
-from trainers.batches import Batcher, load
-from trainers.data import Manifest, check, read_manifest
+from trainers.data.collate import Batcher, load
+from trainers.data.feature_cache import FeatureCache
+from trainers.data.manifest import Manifest, check, read_manifest
+from trainers.data.sampler import Schedule, epoch_order
+from trainers.data.templates import IGNORED, IMAGE_ID
 from trainers.encoders import load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
-from trainers.features import FeatureCache
-from trainers.order import Schedule, epoch_order
-from trainers.templates import IGNORED, IMAGE_ID
+from trainers.representation import parse
 
 Records = list[dict[str, Any]]
 

@@ -157,7 +157,7 @@ def test_secrets_are_made_once_for_their_owner_only(project: Path) -> None:
 
 
 def test_build_context_holds_no_secrets_and_no_runs(tmp_path: Path) -> None:
-    wanted = ["pyproject.toml", "constraints.txt", "acsearch/cli.py", "studies/law_v1/study.yaml"]
+    wanted = ["pyproject.toml", "constraints.txt", "acsearch/cli/main.py", "studies/law_v1/study.yaml"]
     others = ["docker/.env", ".env", ".git/config", ".venv/bin/python", "acsearch-runs/studies.db", "tests/tiny.py"]
     for name in (*wanted, *others, "acsearch/__pycache__/cli.pyc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +274,7 @@ def test_worker_runs_a_study_on_the_team_server(running: engine.Engine, project:
     folder, run = project / "docker", ("run", "--rm", "--no-TTY")
     running.compose(folder, "build", *running.build_args, "worker")
     assert running.compose(folder, *run, "--entrypoint", "id", "worker", "-u").strip() == "10001"
-    compiled = "import acsearch.cli as c, pathlib; print(pathlib.Path(c.__cached__).exists())"
+    compiled = "import acsearch.cli.main as c, pathlib; print(pathlib.Path(c.__cached__).exists())"
     assert running.compose(folder, *run, "--entrypoint", "python", "worker", "-c", compiled).strip() == "True"
 
     shown = running.compose(folder, *run, "worker", "study", "start", "law_v1", "--budget", "2", "--name", "first")

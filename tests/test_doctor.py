@@ -20,12 +20,13 @@ import pytest
 import s3
 import sqlalchemy
 
-from acsearch import doctor_services, settings
-from acsearch.doctor import Finding, examine, folder, within
-from acsearch.doctor_services import storage, store, tracking
+from acsearch.config import settings
+from acsearch.doctor import services as doctor_services
+from acsearch.doctor.machine import Finding, examine, folder, within
+from acsearch.doctor.services import storage, store, tracking
 from acsearch.errors import ConfigError
-from acsearch.home import Home
-from acsearch.secrets import shown, without_secrets
+from acsearch.redaction import shown, without_secrets
+from acsearch.storage.home import Home
 
 ROOT = Path(__file__).parent.parent
 SECRET = "Recognisable/S3cret"  # the slash has to be encoded in addresses, where it may also be forgotten

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from acsearch.errors import ConfigError, DataError, SpaceError
-from acsearch.space import Part, parse
 from trainers.encoders import ADAPTERS, Encoder, EncoderSpec, Registry, load_registry, make_encoder
 from trainers.encoders.denoiser import add_noise
+from trainers.encoders.images import content_seed
+from trainers.encoders.import_block import without
 from trainers.encoders.joined import build_representation
 from trainers.encoders.transformers_ import TOWERS
-from trainers.encoders.without import without
-from trainers.images import content_seed
+from trainers.representation import Part, parse
 
 BUILT_IN = load_registry()
 HALF = (0.5, 0.5, 0.5)

@@ -24,15 +24,15 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from acsearch.config import load_table
+from acsearch.config.study_file import load_table
 from acsearch.errors import ConfigError, EvaluationError
 from evals import Benchmark, Evaluation, Score, benchmark, evaluate, load_benchmarks
-from evals.answers import Answers
-from evals.units import Unit, estimate
+from evals.response_cache import Answers
+from evals.standard_error import Unit, estimate
 from studies.micro import world
-from trainers import build
-from trainers.checkpoint import committing
+from trainers.checkpoints.commit import committing
 from trainers.job import Parts, Tune
+from trainers.model import loading as build
 
 ROOT = Path(__file__).parent.parent
 LAW = {benchmark.name: benchmark for benchmark in load_benchmarks("law")}

@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from acsearch.errors import TrainingError
-from acsearch.space import Part
-from trainers import checkpoint
-from trainers.build import MODEL, WEIGHTS, load_llm, load_model
+from trainers.checkpoints import commit
+from trainers.checkpoints.work_store import Store
 from trainers.encoders import load_registry, make_encoder
 from trainers.job import Job, Parts, Stage, Tune, read_job
-from trainers.store import Store
-from trainers.train import _Run, run_stage
+from trainers.model.loading import MODEL, WEIGHTS, load_llm, load_model
+from trainers.representation import Part
+from trainers.training.train import _Run, run_stage
 
 PICTURE = tiny.picture("red", 0)
 
@@ -80,7 +80,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
         with contextlib.suppress(Interrupted):
             run_stage(job, folder / "stage", stop)
-        step = checkpoint.latest(folder / "stage")
+        step = commit.latest(folder / "stage")
         assert step is not None
         result = run_stage(job, folder / "whole")
         run = _Run(job, folder / "again", Accelerator(cpu=True), Store())
@@ -89,9 +89,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def sealed(folder: Path) -> None:
     """A mark that fits what the folder holds."""
-    (folder / checkpoint.MARK).unlink(missing_ok=True)
-    files = {path.name: checkpoint.sha256(path) for path in folder.iterdir() if path.is_file()}
-    (folder / checkpoint.MARK).write_text(json.dumps(files))
+    (folder / commit.MARK).unlink(missing_ok=True)
+    files = {path.name: commit.sha256(path) for path in folder.iterdir() if path.is_file()}
+    (folder / commit.MARK).write_text(json.dumps(files))
 
 
 WRONG = [None, "x", "", -1, 0, 3.5, True, [], {}, [3, 5], "missing"]  # for a value of a configuration
@@ -181,7 +181,7 @@ def test_result(world: World, tmp_path: Path, damaged: st.DataObject) -> None:
     folder = tmp_path / "result"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(world.result, folder)
-    kinds = {WEIGHTS: ["weights"] * 4, MODEL: ["tree"] * 8, checkpoint.MARK: ["tree", "tree"]}
+    kinds = {WEIGHTS: ["weights"] * 4, MODEL: ["tree"] * 8, commit.MARK: ["tree", "tree"]}
     damage(damaged.draw, folder, kinds, tmp_path / "escaped")
     if damaged.draw(st.sampled_from([True, True, False])):
         sealed(folder)
@@ -205,12 +205,12 @@ def test_checkpoint_to_go_on_from(world: World, tmp_path: Path, damaged: st.Data
         "state.json": ["tree"] * 8,
         "optimizer.pt": ["pickle", "pickle", "state", "state"],
     }
-    damage(damaged.draw, folder / world.step.name, kinds | {checkpoint.MARK: ["tree"]}, tmp_path / "escaped")
+    damage(damaged.draw, folder / world.step.name, kinds | {commit.MARK: ["tree"]}, tmp_path / "escaped")
     if damaged.draw(st.sampled_from([True, True, False])):
         sealed(folder / world.step.name)
 
     def read() -> None:
-        step = checkpoint.latest(folder)
+        step = commit.latest(folder)
         if step is None:
             return
         world.run._load(step)

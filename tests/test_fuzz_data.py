@@ -23,8 +23,8 @@ from PIL import Image
 
 from acsearch.scores.correspondence import correspondence
 from acsearch.scores.pairs import read_pairs
-from trainers.data import check, read_manifest
-from trainers.images import fit, frame, open_image, pixels
+from trainers.data.manifest import check, read_manifest
+from trainers.encoders.images import fit, frame, open_image, pixels
 
 TOKENIZER = tiny.tokenizer()
 

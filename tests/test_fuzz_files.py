@@ -14,16 +14,16 @@ import yaml
 from fuzzing import accepted, cases, damaged_bytes, damaged_tree, laid_out
 from hypothesis import strategies as st
 
-from acsearch.config import load_prior, load_study, load_table, priors
-from acsearch.diagnostics import diagnose
-from acsearch.law import WITHOUT_C, PublishedLaw
-from acsearch.plan import plan
-from acsearch.recipe import Recipe
-from acsearch.space import CONNECTORS, JOININGS, parse
-from acsearch.study import check_start
-from acsearch.surrogates import make_surrogate
-from acsearch.table import Table
+from acsearch.config.study_file import load_prior, load_study, load_table, priors
+from acsearch.config.training import Recipe
+from acsearch.law.diagnostics import diagnose
+from acsearch.law.least_squares import WITHOUT_C, PublishedLaw
+from acsearch.law.registry import make_surrogate
+from acsearch.runners.plan import plan
+from acsearch.study.study import check_start
+from acsearch.tables.table import Table
 from trainers.encoders import load_registry
+from trainers.representation import CONNECTORS, JOININGS, parse
 
 ROOT = Path(__file__).parent.parent
 ROWS = [

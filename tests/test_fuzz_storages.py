@@ -16,11 +16,11 @@ import pytest
 from fuzzing import accepted, cases, damaged_bytes, damaged_tree
 from hypothesis import strategies as st
 
-from acsearch.config import load_study
+from acsearch.config.study_file import load_study
 from acsearch.errors import StudyError
-from acsearch.finetunes import make_finetunes
-from acsearch.home import Home
-from acsearch.study import Study, check_free, summaries
+from acsearch.runners.base import make_finetunes
+from acsearch.storage.home import Home
+from acsearch.study.study import Study, check_free, summaries
 
 BUDGET = 2
 ATTRIBUTES = ("study_user_attributes", "trial_user_attributes", "study_system_attributes")

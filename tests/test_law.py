@@ -7,10 +7,10 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import PolynomialFeatures
 
-from acsearch.diagnostics import diagnose
 from acsearch.errors import ConfigError
-from acsearch.law import FULL, Features, PublishedLaw, parse_terms
-from acsearch.table import Table
+from acsearch.law.diagnostics import diagnose
+from acsearch.law.least_squares import FULL, Features, PublishedLaw, parse_terms
+from acsearch.tables.table import Table
 
 VISION = ("mmbench_en", "mme", "ok_vqa", "seed_image")
 

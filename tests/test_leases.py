@@ -19,9 +19,9 @@ import racer
 import sqlalchemy
 from forks import Forks
 
-from acsearch.home import Home
-from acsearch.leases import LeaseLostError, Leases
-from acsearch.study import Study
+from acsearch.storage.home import Home
+from acsearch.storage.leases import LeaseLostError, Leases
+from acsearch.study.study import Study
 
 HOLD = """
 import sys, time, sqlalchemy

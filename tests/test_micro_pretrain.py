@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from acsearch.space import Part
 from studies.micro import world
 from studies.micro.pretrain import registry
 from studies.micro.pretrain.__main__ import run
@@ -19,8 +18,9 @@ from studies.micro.pretrain.recipes import ENCODERS, LANGUAGE
 from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.world import names as names_of
 from studies.micro.world.creatures import SPECIES
+from trainers.data.templates import IGNORED, IMAGE_ID, Turn, encode
 from trainers.encoders.registry import load_registry, make_encoder
-from trainers.templates import IGNORED, IMAGE_ID, Turn, encode
+from trainers.representation import Part
 
 STUDY = Path(__file__).parent.parent / "studies" / "micro"
 SCALE = 0.001  # the fewest steps, images and probes

@@ -16,7 +16,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from acsearch.config import load_study
+from acsearch.config.study_file import load_study
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHOWN = re.search(r"```text\n(Study micro:.*?)```", README, re.DOTALL)[1]  # type: ignore[index]

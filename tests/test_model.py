@@ -16,13 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from acsearch.errors import ConfigError, TrainingError
-from trainers.batches import Batcher
-from trainers.build import build_model, load_llm
-from trainers.cost import Shape, training_flops
-from trainers.data import Manifest, read_manifest
+from trainers.data.collate import Batcher
+from trainers.data.manifest import Manifest, read_manifest
+from trainers.data.templates import IGNORED, IMAGE_ID
 from trainers.job import Parts, Stage, Tune
-from trainers.model import Batch, MultimodalModel
-from trainers.templates import IGNORED, IMAGE_ID
+from trainers.model.flops import Shape, training_flops
+from trainers.model.loading import build_model, load_llm
+from trainers.model.multimodal import Batch, MultimodalModel
 
 Mode = Literal["frozen", "lora", "full"]
 ALL = "clip@32+siglip@32|pool@2"

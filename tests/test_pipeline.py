@@ -18,9 +18,9 @@ import s3
 import tiny
 from forks import Forks
 
-from acsearch.home import Home
-from acsearch.snapshot import Snapshot
-from acsearch.study import Study
+from acsearch.storage.home import Home
+from acsearch.study.snapshot import Snapshot
+from acsearch.study.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -116,7 +116,7 @@ def test_what_it_shows(undisturbed: tuple[Path, dict[str, Any], str]) -> None:
 
 
 def test_its_checkpoint_is_a_model(undisturbed: tuple[Path, dict[str, Any], str]) -> None:
-    from trainers.build import load_model
+    from trainers.model.loading import load_model
 
     best = undisturbed[1]["finetunes"][0]
     model = load_model(Path(best["checkpoint"]))

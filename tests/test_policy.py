@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acsearch.bayes import objective_weights
 from acsearch.errors import ConfigError, PoolExhausted
-from acsearch.law import Features
-from acsearch.policies import POLICIES, make_policy
-from acsearch.policy import State
-from acsearch.prior import Prior
-from acsearch.replay import Replay, replay
-from acsearch.table import Table
+from acsearch.law.bayes import objective_weights
+from acsearch.law.least_squares import Features
+from acsearch.law.prior import Prior
+from acsearch.policies.base import State
+from acsearch.policies.registry import POLICIES, make_policy
+from acsearch.policies.replay import Replay, replay
+from acsearch.tables.table import Table
 
 NOBODY = np.empty(0, dtype=np.intp)
 

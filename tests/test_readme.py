@@ -60,7 +60,8 @@ def test_make_and_ci_run_what_the_readme_says() -> None:
 
 def test_code_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The page's code, put into files and the registry as it says, is a policy that replays, and a connector."""
-    from acsearch import cli, policies
+    from acsearch.cli import main as cli
+    from acsearch.policies import registry as policies
 
     page = (ROOT / "CONTRIBUTING.md").read_text()
     scope: dict[str, object] = {}

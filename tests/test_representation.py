@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from acsearch.errors import DataError
-from acsearch.space import Joining
+from trainers.encoders.images import LETTERBOX, SQUASH, content_seed, fit, frame, open_image, pixels
 from trainers.encoders.joined import join
-from trainers.images import LETTERBOX, SQUASH, content_seed, fit, frame, open_image, pixels
+from trainers.representation import Joining
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:

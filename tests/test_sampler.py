@@ -11,13 +11,13 @@ from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
-from acsearch.bayes import objective_weights
 from acsearch.errors import PoolExhausted
-from acsearch.law import Features
-from acsearch.policies import POLICIES, make_policy
-from acsearch.prior import Prior
-from acsearch.sampler import PARAMETER, SCORES, CandidateSampler
-from acsearch.table import Table
+from acsearch.law.bayes import objective_weights
+from acsearch.law.least_squares import Features
+from acsearch.law.prior import Prior
+from acsearch.policies.registry import POLICIES, make_policy
+from acsearch.policies.sampler import PARAMETER, SCORES, CandidateSampler
+from acsearch.tables.table import Table
 
 
 def sampler_of(table: Table, prior: Prior, policy: str = "default", seed: int = 0) -> CandidateSampler:

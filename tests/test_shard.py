@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainers.job import Job, Parts, Stage, Tune
-from trainers.launch import launch
+from trainers.training.launch import launch
 
 
 @pytest.fixture

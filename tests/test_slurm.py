@@ -26,7 +26,7 @@ from forks import Forks
 from mlflow import MlflowClient
 from test_pipeline import STUDY
 
-from trainers import checkpoint
+from trainers.checkpoints import commit
 from trainers.job import Job, Parts, Stage, Tune
 
 ROOT = Path(__file__).parent.parent
@@ -255,16 +255,15 @@ def test_one_training_on_two_nodes(
         data=tmp_path / "turns-2.json",
     )
     (tmp_path / "job.json").write_text(job.model_dump_json())
-    run = (
-        "import sys; from pathlib import Path; from trainers.job import read_job; from trainers.launch import launch; "
-    )
+    run = "import sys; from pathlib import Path; from trainers.job import read_job; "
+    run += "from trainers.training.launch import launch; "
     run += "launch(read_job(Path(sys.argv[1])), Path(sys.argv[2]), 2)"
     command = shlex.join([sys.executable, "-c", run, str(tmp_path / "job.json")])
     (tmp_path / "job.sh").write_text(f"#!/bin/sh\nsrun --nodes=1 --ntasks=1 {command} {tmp_path}/slurm\n")
     site = Site(alpha_and_beta[1], tmp_path, services)
     sbatch = ["sbatch", "--wait", "--nodes=2", f"--output={tmp_path}/out", str(tmp_path / "job.sh")]
     with subprocess.Popen(sbatch, cwd=ROOT, env=site.environment) as first:
-        wait_for(lambda: checkpoint.latest(tmp_path / "slurm") or first.poll() is not None, tmp_path / "out")
+        wait_for(lambda: commit.latest(tmp_path / "slurm") or first.poll() is not None, tmp_path / "out")
         site.cluster.ask("scancel", "--signal=KILL", *site.cluster.ask("squeue", "-h", "-o", "%i").split())
     assert first.returncode
     done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)

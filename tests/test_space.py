@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from acsearch.errors import SpaceError
-from acsearch.space import CONNECTORS, ConnectorChoice, Joining, Part, Representation, parse
+from trainers.representation import CONNECTORS, ConnectorChoice, Joining, Part, Representation, parse
 
 PARTS = [Part("clip-l14", 336), Part("dinov2-l14", 224, -1), Part("pe_core.v1", 1, 3), Part("3d", 14, -24)]
 JOININGS = [Joining(), Joining("concat", 24), Joining("normconcat"), Joining("normconcat", 1)]
@@ -82,5 +82,5 @@ def test_what_has_no_readable_name_cannot_be_made(build):
 
 
 def test_names_need_no_torch():
-    code = "import sys, acsearch.space; sys.exit('torch' in sys.modules)"
+    code = "import sys, trainers.representation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

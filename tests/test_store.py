@@ -18,14 +18,14 @@ import s3
 import tiny
 
 from acsearch.errors import StoreError
-from trainers import checkpoint
-from trainers.build import WEIGHTS
+from trainers.checkpoints import commit
+from trainers.checkpoints.object_store import Remote
+from trainers.checkpoints.work_store import RemoteStore, Store, open_store
 from trainers.job import Job, Parts, Shared, Stage, Tune
-from trainers.launch import launch
-from trainers.outbox import Outbox
-from trainers.remote import Remote
-from trainers.store import RemoteStore, Store, open_store
-from trainers.train import OUTBOX, RESULT, Watch, run_stage
+from trainers.model.loading import WEIGHTS
+from trainers.training.launch import launch
+from trainers.training.metrics_log import Outbox
+from trainers.training.train import OUTBOX, RESULT, Watch, run_stage
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,15 +63,15 @@ def keys(server: s3.Server, folder: Path) -> set[str]:
     return {one["Key"].split("/", 1)[1] for page in pages for one in page.get("Contents", ())}
 
 
-def commit(folder: Path, **files: str | bytes) -> Path:
-    with checkpoint.committing(folder) as fresh:
+def committed_folder(folder: Path, **files: str | bytes) -> Path:
+    with commit.committing(folder) as fresh:
         for name, content in files.items():
             (fresh / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != checkpoint.MARK}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != commit.MARK}
 
 
 def soon(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -87,8 +87,8 @@ def soon(condition: Callable[[], bool], seconds: float = 120) -> None:
 def test_what_one_machine_pushes_another_pulls(url: str, tmp_path: Path) -> None:
     here, there = RemoteStore(url, tmp_path / "here"), RemoteStore(url, tmp_path / "there")
     here.check()
-    result = commit(tmp_path / "here" / "stages" / "a" / RESULT, weights=os.urandom(2**20), empty="")
-    with checkpoint.committing(tmp_path / "here" / "stages" / "b" / RESULT) as fresh:
+    result = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, weights=os.urandom(2**20), empty="")
+    with commit.committing(tmp_path / "here" / "stages" / "b" / RESULT) as fresh:
         (fresh / "deep").mkdir()
         (fresh / "deep" / "file").write_text("deep")
     score = tmp_path / "here" / "scores" / "A.json"
@@ -103,7 +103,7 @@ def test_what_one_machine_pushes_another_pulls(url: str, tmp_path: Path) -> None
     pulled = tmp_path / "there" / "stages" / "a" / RESULT
     assert there.pull(pulled)
     assert contents(pulled) == contents(result)
-    assert (pulled / checkpoint.MARK).read_bytes() == (result / checkpoint.MARK).read_bytes()
+    assert (pulled / commit.MARK).read_bytes() == (result / commit.MARK).read_bytes()
     assert there.pull(tmp_path / "there" / "stages" / "b" / RESULT)
     assert (tmp_path / "there" / "stages" / "b" / RESULT / "deep" / "file").read_text() == "deep"
     assert there.pull_file(tmp_path / "there" / "scores" / "A.json")
@@ -120,21 +120,21 @@ def test_half_an_upload_does_not_count(tmp_path: Path, kind: str) -> None:
     store = RemoteStore(f"file://{tmp_path}/store", tmp_path / "here")
     stage = tmp_path / "here" / "stages" / "a"
     for step in (3, 6):
-        store.push(commit(checkpoint.step_folder(stage, step), one=f"one {step}", two=f"two {step}"), keep=2)
+        store.push(committed_folder(commit.step_folder(stage, step), one=f"one {step}", two=f"two {step}"), keep=2)
     assert store.drain()
     shutil.rmtree(stage)
     last = tmp_path / "store" / "stages" / "a" / "step-00000006"
     (one,) = last.glob("*/one")
     {
-        "no mark": (last / checkpoint.MARK).unlink,
-        "half a mark": lambda: os.truncate(last / checkpoint.MARK, 40),
+        "no mark": (last / commit.MARK).unlink,
+        "half a mark": lambda: os.truncate(last / commit.MARK, 40),
         "no file": one.unlink,
         "another file": lambda: one.write_text("one 7"),
     }[kind]()
-    assert not store.pull(checkpoint.step_folder(stage, 6))
+    assert not store.pull(commit.step_folder(stage, 6))
     store.pull_latest(stage)
     assert [path.name for path in stage.iterdir()] == ["step-00000003"]
-    assert contents(checkpoint.step_folder(stage, 3)) == {"one": b"one 3", "two": b"two 3"}
+    assert contents(commit.step_folder(stage, 3)) == {"one": b"one 3", "two": b"two 3"}
 
 
 def test_two_writers_of_one_result_never_mix(running: s3.Server, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_two_writers_of_one_result_never_mix(running: s3.Server, tmp_path: Path)
 
     for turn in range(turns):
         for who in ("one", "two"):
-            commit(result(who, turn), **{f"file{number}": f"{who} {number}" for number in range(4)})
+            committed_folder(result(who, turn), **{f"file{number}": f"{who} {number}" for number in range(4)})
         written[result("reader", turn)] = {frozenset(contents(result(who, turn)).items()) for who in ("one", "two")}
     writers = [threading.Thread(target=write, args=(who,)) for who in ("one", "two")]
     for one in writers:
@@ -190,7 +190,7 @@ def test_a_store_without_conditional_writes(
 def test_a_damaged_result_is_replaced_and_a_half_one_swept(url: str, tmp_path: Path, kind: str) -> None:
     first, second = RemoteStore(url, tmp_path / "first"), RemoteStore(url, tmp_path / "second")
     for who, store in (("first", first), ("second", second)):
-        store.push(commit(tmp_path / who / "stages" / "a" / RESULT, weights=who), keep=0)
+        store.push(committed_folder(tmp_path / who / "stages" / "a" / RESULT, weights=who), keep=0)
         assert store.drain()
     reader, pulled = RemoteStore(url, tmp_path / "reader"), tmp_path / "reader" / "stages" / "a" / RESULT
     assert reader.pull(pulled)
@@ -217,49 +217,49 @@ def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) 
     client, halves = running.client(), f"{tmp_path.name}/stages/a/step-00000001"
 
     def marks() -> set[str]:
-        return {key for key in keys(running, tmp_path) if key.endswith(checkpoint.MARK)}
+        return {key for key in keys(running, tmp_path) if key.endswith(commit.MARK)}
 
     client.put_object(Bucket=s3.BUCKET, Key=f"{halves}/0123/weights", Body=b"half")
     client.create_multipart_upload(Bucket=s3.BUCKET, Key=f"{halves}/0123/optimizer")
     for step in (2, 3, 4):
-        store.push(commit(checkpoint.step_folder(stage, step), weights=str(step)), keep=2)
+        store.push(committed_folder(commit.step_folder(stage, step), weights=str(step)), keep=2)
     assert store.drain()
     assert marks() == {f"stages/a/step-0000000{step}/commit.json" for step in (3, 4)}
     assert not any("step-00000001" in key or "step-00000002" in key for key in keys(running, tmp_path))
     assert not client.list_multipart_uploads(Bucket=s3.BUCKET).get("Uploads")
     for later in (8, 9):  # halves of another
         client.put_object(Bucket=s3.BUCKET, Key=f"{tmp_path.name}/stages/a/step-0000000{later}/0123/weights", Body=b"")
-    store.push(commit(checkpoint.step_folder(stage, 5), weights="5"), keep=2)
+    store.push(committed_folder(commit.step_folder(stage, 5), weights="5"), keep=2)
     assert store.drain()
     assert marks() == {f"stages/a/step-0000000{step}/commit.json" for step in (4, 5)}
-    store.push(commit(stage / RESULT, weights="6"), keep=0)
-    store.push(commit(checkpoint.step_folder(stage, 6), weights="6"), keep=2)  # of one who was cut off
+    store.push(committed_folder(stage / RESULT, weights="6"), keep=0)
+    store.push(committed_folder(commit.step_folder(stage, 6), weights="6"), keep=2)  # of one who was cut off
     assert store.drain()
     assert {key.split("/")[2] for key in keys(running, tmp_path)} == {RESULT}
 
 
 def test_a_checkpoint_that_was_superseded_is_not_waited_for(tmp_path: Path) -> None:
     store, stage = RemoteStore(f"file://{tmp_path}/store", tmp_path / "here"), tmp_path / "here" / "stages" / "a"
-    half = commit(checkpoint.step_folder(stage, 1), weights="1")
+    half = committed_folder(commit.step_folder(stage, 1), weights="1")
     (half / "weights").unlink()
     store.push(half, keep=2)  # being pruned
-    store.push(checkpoint.step_folder(stage, 0), keep=2)  # pruned
-    store.push(commit(checkpoint.step_folder(stage, 2), weights="2"), keep=2)
+    store.push(commit.step_folder(stage, 0), keep=2)  # pruned
+    store.push(committed_folder(commit.step_folder(stage, 2), weights="2"), keep=2)
     assert store.drain()
     marks = (tmp_path / "store" / "stages" / "a").glob("*/commit.json")
     assert [path.parent.name for path in marks] == ["step-00000002"]
     shutil.rmtree(half)
-    busy = commit(checkpoint.step_folder(stage, 3), weights="3")
+    busy = committed_folder(commit.step_folder(stage, 3), weights="3")
     for step in (4, 5, 6):
-        commit(checkpoint.step_folder(stage, step), weights="4")
-    checkpoint.prune(stage, keep=2, spare=busy)
+        committed_folder(commit.step_folder(stage, step), weights="4")
+    commit.prune(stage, keep=2, spare=busy)
     assert sorted(path.name[-1] for path in stage.iterdir()) == ["3", "5", "6"]
 
 
 def test_without_a_store_all_stays_here(tmp_path: Path) -> None:
     store = open_store(None)
     assert type(store) is Store
-    folder = commit(tmp_path / "stages" / "a" / RESULT, weights="1")
+    folder = committed_folder(tmp_path / "stages" / "a" / RESULT, weights="1")
     store.push(folder, keep=0)
     assert store.drain()
     assert store.result(folder.parent) == folder
@@ -287,7 +287,7 @@ def test_wrong_credentials(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    folder = commit(tmp_path / "here" / "stages" / "a" / RESULT, weights="1")
+    folder = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, weights="1")
     for attempt in (
         lambda store: store.check(),
         lambda store: store.pull(folder),
@@ -297,12 +297,12 @@ def test_wrong_credentials(
             attempt(RemoteStore(address(tmp_path), tmp_path / "here"))
         assert s3.SECRET not in str(caught.value)
         assert "mistyped" not in str(caught.value)
-    assert checkpoint.committed(folder)
+    assert commit.committed(folder)
 
 
 def test_a_bucket_that_is_not_there(running: s3.Server, tmp_path: Path) -> None:
     store = RemoteStore("s3://study/mine", tmp_path)
-    folder = commit(tmp_path / "stages" / "a" / RESULT, weights="1")
+    folder = committed_folder(tmp_path / "stages" / "a" / RESULT, weights="1")
     for attempt in (store.check, lambda: store.pull(folder), lambda: (store.push(folder, keep=0), store.drain())):
         with pytest.raises(StoreError, match=r"work store s3://study/mine: there is no bucket 'study': make it"):
             attempt()
@@ -330,14 +330,14 @@ def test_the_server_is_killed_during_an_upload(running: s3.Server, tmp_path: Pat
     store, heard = RemoteStore(address(tmp_path), tmp_path / "here"), list[str]()
     store.say = heard.append
     files = {f"file{number}": os.urandom(2**20) for number in range(40)}
-    folder = commit(tmp_path / "here" / "stages" / "a" / RESULT, **files)
+    folder = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, **files)
     store.push(folder, keep=0)
     soon(lambda: len(keys(running, tmp_path)) > 1)
     running.kill()
     assert not store.drain(within=1)
     assert heard[0].startswith(f"waiting for {address(tmp_path)}, 1 to upload")
     running.start()
-    assert checkpoint.MARK not in str(keys(running, tmp_path))
+    assert commit.MARK not in str(keys(running, tmp_path))
     assert store.drain()
     there = RemoteStore(address(tmp_path), tmp_path / "there")
     assert there.pull(tmp_path / "there" / "stages" / "a" / RESULT)
@@ -420,7 +420,7 @@ def test_a_stage_is_killed_and_resumed_on_another_machine(running: s3.Server, wo
     (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [sys.executable, "-m", "trainers", str(tmp_path / "job.json"), str(stage)]
     child = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    soon(lambda: any("step-" in key and key.endswith(checkpoint.MARK) for key in keys(running, tmp_path)))
+    soon(lambda: any("step-" in key and key.endswith(commit.MARK) for key in keys(running, tmp_path)))
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, "it ended before it could be killed"
     shutil.rmtree(tmp_path / "here")
@@ -468,9 +468,9 @@ def test_the_later_checkpoint_counts(world: Path, tmp_path: Path) -> None:
 def test_processes_of_their_own_share_their_stage(running: s3.Server, world: Path, tmp_path: Path) -> None:
     job, stage = at(make_job(world, epochs=1.0), tmp_path / "here", address(tmp_path))
     result = launch(job, stage, 2)
-    files = json.loads((result / checkpoint.MARK).read_text())
+    files = json.loads((result / commit.MARK).read_text())
     there = {key for key in keys(running, tmp_path) if key.startswith("stages/")}
-    assert {key.split("/")[-1] for key in there} == {checkpoint.MARK, *files}
+    assert {key.split("/")[-1] for key in there} == {commit.MARK, *files}
     assert {key.split("/")[2] for key in there} == {RESULT}
     elsewhere, other = at(make_job(world, epochs=1.0), tmp_path / "there", address(tmp_path))
     assert contents(launch(elsewhere, other, 2, never)) == contents(result)

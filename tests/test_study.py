@@ -15,12 +15,12 @@ import numpy as np
 import optuna
 import pytest
 
-from acsearch.config import Source, load_study, load_table, shipped, update
+from acsearch.config.study_file import Source, load_study, load_table, shipped, update
 from acsearch.errors import ConfigError, StudyError
-from acsearch.finetunes import RecordedFinetunes
-from acsearch.home import Home
-from acsearch.snapshot import Snapshot
-from acsearch.study import Event, Study
+from acsearch.runners.base import RecordedFinetunes
+from acsearch.storage.home import Home
+from acsearch.study.snapshot import Snapshot
+from acsearch.study.study import Event, Study
 
 LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 CONTROLLER = Path(__file__).parent / "controller.py"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acsearch.config import load_table, shipped
+from acsearch.config.study_file import load_table, shipped
 from acsearch.errors import TableError
-from acsearch.table import COLUMNS, Benchmark, Sheet, Table, parse_table
+from acsearch.tables.table import COLUMNS, Benchmark, Sheet, Table, parse_table
 
 NAMES = ("CLIP", "DINOv2", "SigLIP", "SD1.5")
 TASKS = ("gqa", "mme")

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from acsearch.errors import DataError
-from trainers.templates import IGNORED, IMAGE, IMAGE_ID, Turn, encode
+from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Turn, encode
 
 X = IGNORED
 ASKED = Turn("user", "<image>\nwhat colour is the shape ?")

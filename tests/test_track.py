@@ -9,12 +9,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from acsearch.config import load_study, load_table
-from acsearch.finetunes import RecordedFinetunes
-from acsearch.home import Home
-from acsearch.study import Study
-from acsearch.track import Record
-from acsearch.views import TAG_PREFIX
+from acsearch.config.study_file import load_study, load_table
+from acsearch.reporting.mlflow_record import Record
+from acsearch.reporting.mlflow_views import TAG_PREFIX
+from acsearch.runners.base import RecordedFinetunes
+from acsearch.storage.home import Home
+from acsearch.study.study import Study
 
 LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 

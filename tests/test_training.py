@@ -27,15 +27,16 @@ from ports import free_port
 from safetensors.torch import load_file
 
 from acsearch.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
-from trainers import checkpoint, stop, train
-from trainers import launch as launching
-from trainers.build import METRICS, MODEL, WEIGHTS, load_model
-from trainers.data import read_manifest
+from trainers.checkpoints import commit
+from trainers.data.manifest import read_manifest
 from trainers.job import Job, Parts, Stage, Tune, read_job
-from trainers.launch import launch
-from trainers.model import Batch, MultimodalModel
-from trainers.outbox import Outbox
-from trainers.train import OUTBOX, RESULT, learning_rate, run_stage
+from trainers.model.loading import METRICS, MODEL, WEIGHTS, load_model
+from trainers.model.multimodal import Batch, MultimodalModel
+from trainers.training import launch as launching
+from trainers.training import preemption, train
+from trainers.training.launch import launch
+from trainers.training.metrics_log import Outbox
+from trainers.training.train import OUTBOX, RESULT, learning_rate, run_stage
 
 ROOT = Path(__file__).parent.parent
 BOTH = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
@@ -298,7 +299,7 @@ def test_a_tuned_encoder_is_kept_too(world: World, tmp_path: Path) -> None:
 
 
 def load_model_untrained(result: Path) -> MultimodalModel:
-    from trainers.build import build_model
+    from trainers.model.loading import build_model
 
     return build_model(Parts.model_validate(json.loads((result / MODEL).read_text())["parts"]))
 
@@ -363,14 +364,14 @@ def flip(path: Path, place: float = 0.5) -> None:
 def broken(kind: str) -> Callable[[Path], object]:
     """What may happen to a checkpoint."""
     breaks: dict[str, Callable[[Path], object]] = {
-        "unmarked": lambda folder: (folder / checkpoint.MARK).unlink(),
-        "half a mark": lambda folder: os.truncate(folder / checkpoint.MARK, 40),
-        "empty mark": lambda folder: (folder / checkpoint.MARK).write_text("{}"),
+        "unmarked": lambda folder: (folder / commit.MARK).unlink(),
+        "half a mark": lambda folder: os.truncate(folder / commit.MARK, 40),
+        "empty mark": lambda folder: (folder / commit.MARK).write_text("{}"),
         "a file missing": lambda folder: (folder / "state.json").unlink(),
         "cut short": lambda folder: os.truncate(folder / "optimizer.pt", 1000),
         "a bit of the weights": lambda folder: flip(folder / WEIGHTS),
         "a bit of the optimizer": lambda folder: flip(folder / "optimizer.pt", 0.9),
-        "a bit of the mark": lambda folder: flip(folder / checkpoint.MARK),
+        "a bit of the mark": lambda folder: flip(folder / commit.MARK),
         "half-written": lambda folder: folder.rename(folder.with_name(f".{folder.name}.99999")),
     }
     return breaks[kind]
@@ -384,9 +385,9 @@ KINDS += ["a bit of the optimizer", "a bit of the mark", "half-written"]
 def test_a_broken_checkpoint_is_passed_over(interrupted: tuple[Path, bytes], tmp_path: Path, kind: str) -> None:
     stage = tmp_path / "stage"
     shutil.copytree(interrupted[0], stage)
-    assert checkpoint.latest(stage) == checkpoint.step_folder(stage, 6)
-    broken(kind)(checkpoint.step_folder(stage, 6))
-    assert checkpoint.latest(stage) == checkpoint.step_folder(stage, 3)
+    assert commit.latest(stage) == commit.step_folder(stage, 6)
+    broken(kind)(commit.step_folder(stage, 6))
+    assert commit.latest(stage) == commit.step_folder(stage, 3)
 
 
 @pytest.mark.parametrize("kind", ["a bit of the weights", "half-written"])
@@ -395,7 +396,7 @@ def test_a_stage_goes_on_from_the_checkpoint_before(
 ) -> None:
     stage = tmp_path / "stage"
     shutil.copytree(interrupted[0], stage)
-    broken(kind)(checkpoint.step_folder(stage, 6))
+    broken(kind)(commit.step_folder(stage, 6))
     steps: list[int] = []
     result = run_stage(world.job(BOTH), stage, lambda step, of, loss: steps.append(step))
     assert steps == list(range(4, 13))
@@ -452,7 +453,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "one"
 
     def write() -> None:
-        with checkpoint.committing(folder) as fresh:
+        with commit.committing(folder) as fresh:
             (fresh / "a").write_text("a")
             assert not folder.exists()
             raise Interrupted
@@ -461,16 +462,16 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         write()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".one.123").mkdir()  # of a process that died
-    with checkpoint.committing(folder) as fresh:
+    with commit.committing(folder) as fresh:
         (fresh / "deep").mkdir()
         (fresh / "deep" / "a").write_text("a")
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
-    assert set(json.loads((folder / checkpoint.MARK).read_text())) == {"deep/a"}
-    assert checkpoint.committed(folder)
+    assert set(json.loads((folder / commit.MARK).read_text())) == {"deep/a"}
+    assert commit.committed(folder)
     for number in range(5):
-        with checkpoint.committing(checkpoint.step_folder(tmp_path, 10**number)) as fresh:
+        with commit.committing(commit.step_folder(tmp_path, 10**number)) as fresh:
             (fresh / "a").write_text("a")
-    checkpoint.prune(tmp_path, keep=2)
+    commit.prune(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00001000", "step-00010000"]
 
 
@@ -492,7 +493,7 @@ def forks() -> Any:
     """Makes processes that have imported everything already, and done nothing else: in a second, not in ten."""
     context = multiprocessing.get_context("forkserver")
     models = [f"transformers.models.{name}.modeling_{name}" for name in ("auto", "clip", "llama", "siglip")]
-    context.set_forkserver_preload(["trainers.train", "peft", *models])
+    context.set_forkserver_preload(["trainers.training.train", "peft", *models])
     return context
 
 
@@ -574,7 +575,7 @@ def test_whoever_comes_second_waits(world: World, forks: Any, tmp_path: Path) ->
         time.sleep(0.01)
     result = run_stage(job, tmp_path, stopping(1))
     assert finish(ranks) == [0]
-    assert checkpoint.committed(result)
+    assert commit.committed(result)
     assert [line.step for line in Outbox(tmp_path / OUTBOX).read()] == list(range(1, 37))
 
 
@@ -620,11 +621,11 @@ def test_asked_by_a_signal_it_stops_at_a_committed_step(world: World, tmp_path: 
     while len(Outbox(folder / OUTBOX).read()) < 5:
         assert child.poll() is None
         time.sleep(0.01)
-    child.send_signal(random.choice(stop.SIGNALS))
-    assert child.wait(120) == stop.EXIT_CODE
+    child.send_signal(random.choice(preemption.SIGNALS))
+    assert child.wait(120) == preemption.EXIT_CODE
     steps = len(Outbox(folder / OUTBOX).read())
-    kept = checkpoint.latest(folder)
-    assert kept == checkpoint.step_folder(folder, steps)
+    kept = commit.latest(folder)
+    assert kept == commit.step_folder(folder, steps)
     assert 5 <= steps < 48
     assert weights(run_stage(job, folder)) == weights(run_stage(job, tmp_path / "undisturbed"))
 
@@ -635,14 +636,14 @@ def test_several_processes_stop_after_the_same_step(
 ) -> None:
     """Only the one that launched them is asked."""
     job, folder = world.job(BOTH, epochs=12, checkpoint_every=0), tmp_path / "stage"
-    monkeypatch.setattr(stop, "_asked", threading.Event())
+    monkeypatch.setattr(preemption, "_asked", threading.Event())
     monkeypatch.setattr(launching, "_LOOK", 0.05)
     with pytest.raises(PreemptedError, match="2 processes stopped as asked"):
-        launch(job, folder, 2, lambda step, steps, loss: stop._asked.set())
+        launch(job, folder, 2, lambda step, steps, loss: preemption._asked.set())
     lines = Outbox(folder / OUTBOX).read()
-    assert checkpoint.latest(folder) == checkpoint.step_folder(folder, len(lines))
+    assert commit.latest(folder) == commit.step_folder(folder, len(lines))
     assert 0 < len(lines) < 72
-    stop._asked.clear()
+    preemption._asked.clear()
     assert weights(launch(job, folder, 2)) == weights(launch(job, tmp_path / "undisturbed", 2))
 
 

@@ -17,10 +17,10 @@ import zstandard
 from places import Place
 
 from acsearch import __version__
-from acsearch.bundle import export_study, import_study
-from acsearch.config import load_table
+from acsearch.bundles.transfer import export_study, import_study
+from acsearch.config.study_file import load_table
 from acsearch.errors import BundleError
-from acsearch.finetunes import RecordedFinetunes
+from acsearch.runners.base import RecordedFinetunes
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from acsearch.whole import sweep, whole
+from trainers.utils.atomic import sweep, whole
 
 WRITE = """
-import sys, time; from pathlib import Path; from acsearch.whole import whole
+import sys, time; from pathlib import Path; from trainers.utils.atomic import whole
 with whole(Path(sys.argv[1])) as fresh:
     fresh.write_text("half")
     print("writing", flush=True)

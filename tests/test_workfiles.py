@@ -15,14 +15,14 @@ from places import Place
 from test_pipeline import STUDY
 from test_unpack import content_of, made_up
 
-from acsearch.bundle import export_study, import_study
+from acsearch.bundles.transfer import export_study, import_study
 from acsearch.errors import BundleError, TrainingError
-from acsearch.finetunes import Observation, make_finetunes
-from acsearch.locks import Locks
-from acsearch.pipeline import Pipeline
-from trainers.checkpoint import committed, committing, step_folder
-from trainers.outbox import Outbox
-from trainers.store import RemoteStore
+from acsearch.runners.base import Observation, make_finetunes
+from acsearch.runners.training import Pipeline
+from trainers.checkpoints.commit import committed, committing, step_folder
+from trainers.checkpoints.work_store import RemoteStore
+from trainers.training.metrics_log import Outbox
+from trainers.utils.locks import Locks
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -158,7 +158,7 @@ def test_nothing_is_trained_again_where_checkpoints_are(
     carry(there, here, checkpoints=True)
     shutil.copytree(there.work / "data", here.work / "data")  # which a study with data of its own has there
     before = json.loads((there.work / "scores" / pipeline(there).work(0, finetuned=False)[1].name).read_text())
-    monkeypatch.setattr("trainers.train._Run", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("trainers.training.train._Run", lambda *_: pytest.fail("trained"))
     assert pipeline(here).score(0, lambda text: None).alignment == (before["value"],) * 2
 
 

@@ -141,7 +141,7 @@ def manifest(folder: Path, count: int = 24, turns: int = 2) -> Path:
 
 def rank(job: Any, folder: Path, number: int = 0, world: int = 1, port: int = 0) -> None:
     """Train a stage as one of several processes; what a process started by torchrun finds, and does."""
-    from trainers.train import run_stage
+    from trainers.training.train import run_stage
 
     torch.set_num_threads(1)
     if world > 1:

@@ -1,6 +1,6 @@
 """`python -m trainers JOB.json FOLDER`: train a stage, alone or as one process of torchrun or srun. Idempotent.
 
-Asked to stop by a signal, see `trainers.stop`, it commits a checkpoint and ends with exit code 75.
+Asked to stop by a signal, see `trainers.training.preemption`, it commits a checkpoint and ends with exit code 75.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from acsearch.errors import AcsearchError, PreemptedError
-from trainers import stop
+from trainers.checkpoints.work_store import open_store
 from trainers.job import read_job
-from trainers.launch import slurm_ranks
-from trainers.store import open_store
-from trainers.train import run_stage
+from trainers.training import preemption
+from trainers.training.launch import slurm_ranks
+from trainers.training.train import run_stage
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
@@ -25,10 +25,10 @@ if __name__ == "__main__":
         job = read_job(Path(sys.argv[1]))
         store = open_store(job.store)
         store.say = functools.cache(lambda text: print(text, file=sys.stderr, flush=True))  # each line once
-        with stop.listening():
+        with preemption.listening():
             run_stage(job, Path(sys.argv[2]))
             store.drain()
     except PreemptedError:
-        sys.exit(stop.EXIT_CODE)
+        sys.exit(preemption.EXIT_CODE)
     except AcsearchError as error:
         sys.exit(f"{type(error).__name__}: {error.line}")

@@ -92,7 +92,7 @@ class Stage(_Strict):
 
 
 class Shared(_Strict):
-    """A work store, and the folder here whose contents it shares; see `trainers.store`."""
+    """A work store, and the folder here whose contents it shares; see `trainers.checkpoints.work_store`."""
 
     url: str
     root: Path

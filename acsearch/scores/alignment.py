@@ -27,7 +27,7 @@ from acsearch.errors import DataError, TrainingError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from trainers.model import Batch, MultimodalModel
+    from trainers.model.multimodal import Batch, MultimodalModel
 
 IGNORED = -100  # label of what is not part of the caption
 _EPS = 1e-10

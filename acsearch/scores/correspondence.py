@@ -26,9 +26,9 @@ from acsearch.scores.matching import Products, Queries, make_queries, products
 from acsearch.scores.pck import CorrespondenceResult, Decode, evaluate
 
 if TYPE_CHECKING:
-    from acsearch.law import Array
+    from acsearch.law.least_squares import Array
     from acsearch.scores.pairs import Pairs
-    from trainers.images import Frame
+    from trainers.encoders.images import Frame
 
 ALPHA = 0.10
 DECODES = ("argmax", "soft")

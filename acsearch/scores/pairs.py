@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from acsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from acsearch.law import Array, Index
+    from acsearch.law.least_squares import Array, Index
 
 Flags = NDArray[np.bool_]
 

@@ -12,8 +12,8 @@ from acsearch.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from trainers.data import Manifest
-    from trainers.model import Batch, MultimodalModel
+    from trainers.data.manifest import Manifest
+    from trainers.model.multimodal import Batch, MultimodalModel
 
 
 def choose(manifest: Manifest, samples: int, seed: int) -> list[int]:
@@ -36,7 +36,7 @@ def caption_batches(
     model: MultimodalModel, manifest: Manifest, samples: list[int], *, template: str, longest: int, batch_size: int
 ) -> Iterator[Batch]:
     """The samples as stage 1 shows them to the model. template, longest: as in trainers.job.Stage."""
-    from trainers.batches import Batcher
+    from trainers.data.collate import Batcher
 
     batcher = Batcher(manifest, model.vision, model.tokenizer, template, model.connector.tokens, longest, model.pad_id)
     for start in range(0, len(samples), batch_size):

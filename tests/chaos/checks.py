@@ -18,17 +18,17 @@ import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from acsearch.home import Home
-from acsearch.policy import State
-from acsearch.sampler import proposal_seed
-from acsearch.snapshot import Snapshot
-from acsearch.stored import SURPLUS
-from acsearch.study import Study
+from acsearch.policies.base import State
+from acsearch.policies.sampler import proposal_seed
+from acsearch.storage.home import Home
+from acsearch.study.snapshot import Snapshot
+from acsearch.study.stored import SURPLUS
+from acsearch.study.study import Study
 from chaos.places import BUDGET, Place
-from trainers.build import WEIGHTS
-from trainers.checkpoint import MARK, committed, sha256
-from trainers.outbox import Outbox
-from trainers.store import _inside
+from trainers.checkpoints.commit import MARK, committed, sha256
+from trainers.checkpoints.work_store import _inside
+from trainers.model.loading import WEIGHTS
+from trainers.training.metrics_log import Outbox
 
 
 @dataclass(frozen=True)

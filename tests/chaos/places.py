@@ -19,7 +19,7 @@ import tiny
 from forks import Forks
 from test_pipeline import STUDY
 
-from acsearch.home import Home
+from acsearch.storage.home import Home
 
 BUDGET = 2
 _LEASE = "3"  # seconds

@@ -20,7 +20,7 @@ from forks import living
 
 from chaos import checks
 from chaos.places import Place, World
-from trainers.checkpoint import MARK
+from trainers.checkpoints.commit import MARK
 
 SERVERS = ("postgresql", "s3", "mlflow")
 # who may be killed, and about how long an undisturbed study takes

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from acsearch.errors import SpaceError
-from acsearch.space import CONNECTORS, ConnectorChoice
+from trainers.representation import CONNECTORS, ConnectorChoice
 
 __all__ = ["CONNECTORS", "Connector", "connector_class", "make_connector"]
 

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from acsearch.space import Joining, Representation
 from trainers.encoders import Encoder, Registry, make_encoder
-from trainers.images import LETTERBOX, fit, pixels
+from trainers.encoders.images import LETTERBOX, fit, pixels
+from trainers.representation import Joining, Representation
 
 
 class VisionRepresentation(nn.Module):

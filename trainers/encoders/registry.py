@@ -27,12 +27,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
-from acsearch.config import shown
+from acsearch.config.study_file import shown
 from acsearch.errors import AcsearchError, ConfigError, SpaceError
-from acsearch.parsing import parse_yaml
-from acsearch.space import Part
 from trainers.encoders.base import Encoder, Loader
 from trainers.encoders.spec import Checkpoint, EncoderSpec, Triple
+from trainers.representation import Part
+from trainers.utils.parsing import parse_yaml
 
 BUILT_IN = Path(__file__).with_name("registry.yaml")
 

@@ -18,7 +18,7 @@ import torch
 
 from studies.micro import world
 from studies.micro.pretrain.recipes import MEAN, WORLD_SEED
-from trainers.images import fit, pixels
+from trainers.encoders.images import fit, pixels
 
 SIZES = (64, 96)
 _CHUNK = 512

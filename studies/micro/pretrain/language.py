@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from studies.micro import world
 from studies.micro.pretrain.cells import GRID, cells
-from studies.micro.pretrain.headstart import head_start
+from studies.micro.pretrain.induction_init import head_start
 from studies.micro.pretrain.optimise import Schedule, optimise, seeded
 from studies.micro.pretrain.recipes import PROBE_SPLIT, SPLIT, WORLD_SEED, LanguageRecipe
 from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.pretrain.vit import from_seed, store
-from studies.micro.world.dice import Dice
-from trainers.templates import IGNORED, IMAGE_ID
+from studies.micro.world.seeded_rng import Dice
+from trainers.data.templates import IGNORED, IMAGE_ID
 
 KINDS_OF_TEXT = (
     "answers and captions after a grid of cells, the words for what is in each added up to one token; first of scenes "

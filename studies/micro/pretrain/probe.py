@@ -94,7 +94,7 @@ class Creatures:
 
 def creatures(corpus: Corpus, size: int) -> Creatures:
     """The scenes of the probe split that hold a creature, with their ground truth."""
-    from trainers.images import frame
+    from trainers.encoders.images import frame
 
     rows, points, extents, species = [], [], [], []
     for index in range(len(corpus)):
@@ -144,7 +144,7 @@ def probe(encode: Encode, corpus: Corpus, size: int) -> dict[str, float]:
 
 def through_adapter(rows: Path, name: str, size: int) -> Encode:
     """The stored encoder, through the project's own adapters, as the registry file `rows` declares it."""
-    from acsearch.space import Part
     from trainers.encoders.registry import load_registry, make_encoder
+    from trainers.representation import Part
 
     return make_encoder(Part(name, size), load_registry(rows)).encode

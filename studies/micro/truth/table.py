@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import acsearch as acsearch  # its torchvision guard, before timm and transformers
-from acsearch.config import load_study
+from acsearch.config.study_file import load_study
 
 STUDY = "micro"
 Row = dict[str, str | int | float]
@@ -24,7 +24,7 @@ def train(task: tuple[int, int], work: Path) -> list[Row]:
     """Score, finetune and evaluate a candidate, (seed, candidate), on one core."""
     import torch
 
-    from acsearch.pipeline import Pipeline
+    from acsearch.runners.training import Pipeline
 
     torch.set_num_threads(1)
     seed, candidate = task

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from studies.micro.world import names
 from studies.micro.world.creatures import SPECIES
-from studies.micro.world.dice import Dice
 from studies.micro.world.questions import KINDS, Question, questions
 from studies.micro.world.scene import Scene, scene
+from studies.micro.world.seeded_rng import Dice
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from acsearch.errors import DataError
-from acsearch.locks import Locks
 from studies.micro.world.benchmarks import benchmark
 from studies.micro.world.captions import captions
 from studies.micro.world.draw import draw
 from studies.micro.world.pairs import write_pairs
 from studies.micro.world.questions import KINDS, questions
 from studies.micro.world.scene import WORLD_VERSION, Scene, scene
+from trainers.utils.locks import Locks
 
 MARKER = "world.json"
 _CHUNK = 100  # scenes that a worker makes at a time

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from studies.micro.world import names
 from studies.micro.world.creatures import SPECIES
-from studies.micro.world.dice import Dice
+from studies.micro.world.seeded_rng import Dice
 
 QUESTIONS: dict[str, dict[str, str]] = {  # kind, template, wording
     "attribute": {

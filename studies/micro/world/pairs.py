@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from studies.micro.world.creatures import SPECIES
-from studies.micro.world.dice import Dice
 from studies.micro.world.draw import draw
 from studies.micro.world.labels import bounding_box, keypoints
 from studies.micro.world.scene import Scene, portrait
+from studies.micro.world.seeded_rng import Dice
 
 _IDS = max(len(species.keypoints) for species in SPECIES.values())
 _FEWEST = 3  # keypoints that a pair must share

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from studies.micro.world import names
 from studies.micro.world.captions import spot_name
 from studies.micro.world.creatures import SPECIES
-from studies.micro.world.dice import Dice
 from studies.micro.world.facts import naming, place, relations, things
 from studies.micro.world.grammar import DIRECTIONS, OPPOSITE, QUESTIONS, fill
 from studies.micro.world.scene import Scene, Shape
+from studies.micro.world.seeded_rng import Dice
 
 KINDS = tuple(QUESTIONS)
 

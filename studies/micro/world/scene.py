@@ -12,8 +12,8 @@ from functools import cached_property
 
 from studies.micro.world import fonts, names
 from studies.micro.world.creatures import GENES, SPECIES
-from studies.micro.world.dice import Dice
 from studies.micro.world.pose import Box, Pose, extent, placed
+from studies.micro.world.seeded_rng import Dice
 
 WORLD_VERSION = 2  # raise it with every change of what a seed gives
 LONG_SIDE = 96

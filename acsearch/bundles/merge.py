@@ -1,0 +1,272 @@
+"""Two halves of a study that went on apart, made one: all of the second that the first lacks, or a reason why not.
+
+They are halves of one study if it was started once: same table, prior, objective, policy, seed and moment. A candidate
+is finetuned once in a study, so a trial of one half and a trial of the other are the same if their candidate is.
+
+    here                  there                 becomes
+    no study              any                   all of it, with its numbers, states and times
+    no such trial         any                   added: under its number where that is the next one, else under the next
+    running               finished              finished, as there
+    running               running               as it is
+    finished              running               as it is
+    complete              complete, alike       as it is
+    complete              complete, otherwise   refused: which of them to believe, nobody can tell
+    failed                complete, or reverse  refused: a finished trial stays what it is
+    asked, not proposed   its number, proposed  the trial with that candidate, finished if it is there
+    any                   asked, not proposed   added if it is the next one, else left out: it has not begun
+
+Scores are united, and refused where both halves measured a candidate otherwise. The budget is the larger, and what both
+halves finetuned must be within it. Other attributes are taken if they are missing.
+
+What comes from there became known here after what was known before: a trial that is added counts as finished no earlier
+than the last that is finished here, and one that is completed is finished now. So steps in the record stay true.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, TypeAdapter, ValidationError, model_validator
+
+from acsearch.bundles.reader import told
+from acsearch.config.study_file import Name
+from acsearch.errors import BundleError, ConfigError
+from acsearch.policies.sampler import SCORES
+from acsearch.runners.base import CandidateScores
+from acsearch.study.stored import ABOUT, BUDGET, FORMAT, POINTS, REPRESENTATION, SCORE, SURPLUS, TRIAL
+from acsearch.tables.table import Table
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ser_json_inf_nan="constants")
+
+
+class _About(BaseModel):
+    """What a study is started with, as far as a bundle is not believed without."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    format: int
+    title: str
+    objective: str
+    policy: str
+    seed: int = Field(ge=0)
+    started: str
+
+
+class HalfTrial(_Strict):
+    """A trial. candidate: its row, None before it was proposed.  pool: how many candidates there were."""
+
+    number: int = Field(ge=0)
+    state: Literal["RUNNING", "COMPLETE", "FAIL"]
+    value: float | None
+    candidate: int | None = Field(ge=0)
+    pool: int | None
+    started: NaiveDatetime | None
+    finished: NaiveDatetime | None
+    attributes: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _whole(self) -> HalfTrial:
+        if (self.candidate is None) != (self.pool is None) or (self.candidate or 0) >= (self.pool or 1):
+            raise ValueError(f"trial {self.number}: candidate {self.candidate} of {self.pool}")
+        if (self.state == "COMPLETE") != (self.value is not None) or (self.state == "RUNNING") != (
+            self.finished is None
+        ):
+            raise ValueError(f"trial {self.number}: {self.state}, value {self.value}, finished {self.finished}")
+        if self.state == "COMPLETE" and self.candidate is None:
+            raise ValueError(f"trial {self.number}: complete, without a candidate")
+        return self
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the budget's."""
+        return not self.attributes.get(SURPLUS)
+
+
+class Half(_Strict):
+    """A study as a storage holds it at one moment; without attributes, none."""
+
+    name: Name
+    attributes: dict[str, Any] = {}
+    trials: tuple[HalfTrial, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Half:
+        if [one.number for one in self.trials] != list(range(len(self.trials))):
+            raise ValueError("trials are not numbered from 0")
+        proposed = [one.candidate for one in self.trials if one.candidate is not None]
+        if len(set(proposed)) < len(proposed):
+            raise ValueError("a candidate is finetuned twice")
+        if not isinstance(self.budget, int):
+            raise ValueError(f"budget {self.budget!r}")
+        return self
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        return self.attributes.get(ABOUT)
+
+    @property
+    def budget(self) -> int:
+        budget: int = self.attributes.get(BUDGET, 0)
+        return budget
+
+    @property
+    def scores(self) -> dict[int, CandidateScores]:
+        """A and C by row. Raises ValueError for what is not such."""
+        read = TypeAdapter(CandidateScores).validate_python
+        found = {key.removeprefix(SCORE): one for key, one in self.attributes.items() if key.startswith(SCORE)}
+        return {int(row): read(one) for row, one in found.items()}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a half lacks. finish: trials of here with those of there that say their candidate or how they ended."""
+
+    attributes: dict[str, Any]
+    finish: tuple[tuple[HalfTrial, HalfTrial], ...]
+    add: tuple[HalfTrial, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.attributes or self.finish or self.add)
+
+    @property
+    def scores(self) -> int:
+        """How many candidates' scores."""
+        return sum(key.startswith(SCORE) for key in self.attributes)
+
+    @property
+    def claims(self) -> list[str]:
+        """The locks of what is worked on by whoever holds them."""
+        return [f"{TRIAL}{mine.number}" for mine, _ in self.finish] + [
+            key for key in self.attributes if key.startswith(SCORE)
+        ]
+
+
+def merge(here: Half, there: Half, table: Table, budget: int = 0) -> Changes:
+    """What `here` lacks of `there`. budget: finetunes to allow, if that is more than the halves do.
+
+    Raises BundleError, saying what contradicts what, when the two cannot be one study; ConfigError for that budget.
+    """
+    _same_study(here, there)
+    _check(there, table)
+    if budget and not there.budget <= budget <= len(table.representations):
+        raise ConfigError(f"--budget {budget}: choose {there.budget} to {len(table.representations)}")
+    _same_scores(here, there, table.representations)
+    allowed = max(here.budget, there.budget, budget)
+    attributes = {key: value for key, value in there.attributes.items() if key not in here.attributes}
+    if allowed > here.budget:
+        attributes[BUDGET] = allowed
+    by_candidate: dict[int | None, HalfTrial] = {one.candidate: one for one in here.trials if one.candidate is not None}
+    finish: list[tuple[HalfTrial, HalfTrial]] = []
+    add: list[HalfTrial] = []
+    latest = max((one.finished for one in here.trials if one.finished), default=None)
+    for one in there.trials:
+        place = len(here.trials) + len(add)
+        mine = by_candidate.get(one.candidate) or (here.trials[one.number] if one.number < len(here.trials) else None)
+        if mine and mine.candidate == one.candidate is not None:
+            if mine.state == "RUNNING" and one.state != "RUNNING":
+                finish.append((mine, one))
+            elif mine.state != "RUNNING" and one.state != "RUNNING":
+                _same_end(mine, one, table.representations)
+        elif mine and mine.candidate is None and mine.state == "RUNNING" and one.candidate is not None:
+            finish.append((mine, one))
+        elif one.candidate is not None or one.number == place:
+            finished = max(one.finished, latest) if one.finished and latest else one.finished
+            add.append(one.model_copy(update={"number": place, "finished": finished}))
+    together = sum(one.counts for one in (*here.trials, *add))
+    if together > allowed:
+        raise BundleError(
+            f"study {here.name!r}: the halves have {together} finetunes together, and its budget is {allowed}: nothing "
+            f"was imported; allow them with --budget {together}"
+        )
+    return Changes(attributes, tuple(finish), tuple(add))
+
+
+def _check(half: Half, table: Table) -> None:
+    """Raises BundleError when what a half says does not fit its table."""
+    try:
+        about = _About.model_validate(half.about)
+        datetime.fromisoformat(about.started)
+        if about.format != FORMAT:
+            raise ValueError(f"format {about.format}, where this acsearch has {FORMAT}")
+        if not 1 <= half.budget <= len(table.representations):
+            raise ValueError(f"a budget of {half.budget} finetunes of {len(table.representations)}")
+        for row, scores in half.scores.items():
+            if not 0 <= row < len(table.representations) or len(scores.alignment) != len(table.benchmarks):
+                raise ValueError(f"scores of a candidate {row} on {len(scores.alignment)} benchmarks")
+        for trial in half.trials:
+            _check_trial(trial, table)
+    except ValidationError as error:
+        raise BundleError(f"study {half.name!r}: not as acsearch writes it: {told(error)}") from error
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"study {half.name!r}: not as acsearch writes it: {error}") from error
+
+
+def _check_trial(trial: HalfTrial, table: Table) -> None:
+    if trial.candidate is None:
+        return
+    given = trial.attributes.get(REPRESENTATION)
+    known = table.representations[trial.candidate] if trial.pool == len(table.representations) else None
+    if known is None or given not in (known, None):
+        raise ValueError(f"trial {trial.number}: {given!r} is not candidate {trial.candidate}, {known!r}")
+    if trial.state == "COMPLETE":
+        for key in (POINTS, SCORES):
+            values = trial.attributes.get(key)
+            if not isinstance(values, dict) or {*values} != {*table.benchmarks}:
+                raise ValueError(f"trial {trial.number}: {key} are not those of {', '.join(table.benchmarks)}")
+            if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values.values()):
+                raise ValueError(f"trial {trial.number}: {key} are not numbers")
+
+
+def _same_study(here: Half, there: Half) -> None:
+    if here.about is None:
+        if here.trials and here.trials != there.trials[: len(here.trials)]:  # else an import that was killed
+            raise BundleError(f"study {here.name!r} is here already, and acsearch did not start it")
+        return
+    ours, theirs = _identity(here.about), _identity(there.about or {})
+    for key in ("started", *sorted({*ours, *theirs})):
+        if ours.get(key) != theirs.get(key):
+            raise BundleError(
+                f"study {here.name!r} is another one of the same name: {key} is {ours.get(key)} here and "
+                f"{theirs.get(key)} in the bundle; nothing was imported"
+            )
+
+
+def _identity(about: dict[str, Any]) -> dict[str, Any]:
+    """All but where the table and the prior lie."""
+    return about | {part: about[part]["digest"] for part in ("table", "prior") if part in about}
+
+
+def _same_scores(here: Half, there: Half, names: Sequence[str]) -> None:
+    ours = here.scores
+    for row, theirs in there.scores.items():
+        if row in ours and _measured(ours[row]) != _measured(theirs):
+            raise BundleError(
+                f"study {here.name!r}: {names[row]} was scored in both halves, A and C are {_shown(ours[row])} here "
+                f"and {_shown(theirs)} in the bundle; nothing was imported, go on with one of the halves"
+            )
+
+
+def _measured(scores: CandidateScores) -> tuple[object, ...]:
+    return scores.alignment, scores.correspondence
+
+
+def _shown(scores: CandidateScores) -> str:
+    return f"{', '.join(map(str, dict.fromkeys(scores.alignment)))} and {scores.correspondence}"
+
+
+def _same_end(mine: HalfTrial, one: HalfTrial, names: Sequence[str]) -> None:
+    """Raises BundleError for two finetunes of a candidate that ended otherwise."""
+    assert one.candidate is not None
+    what = f"{names[one.candidate]} was finetuned as trial {mine.number} here and as trial {one.number} in the bundle"
+    keep = "nothing was imported; a study has one finetune of a candidate, go on with one of the halves"
+    if mine.state != one.state:
+        raise BundleError(f"{what}: {mine.state.lower()} here, {one.state.lower()} there; {keep}")
+    ours, theirs = mine.attributes.get(POINTS, {}), one.attributes.get(POINTS, {})
+    for benchmark in ours:
+        if ours[benchmark] != theirs.get(benchmark):
+            raise BundleError(f"{what}: {benchmark} is {ours[benchmark]} here, {theirs.get(benchmark)} there; {keep}")

@@ -1,0 +1,189 @@
+"""A bundle read: checked as a whole before anything comes out of it, and trusted in nothing.
+
+The checksum at its end tells what was cut short or changed on its way. Against a bundle that somebody made up, all else
+is checked too: its names can only be those of `acsearch.bundles.writer`, a header of the tar must be, to the byte, the
+one that the manifest calls for, every file must have its checksum, and no more is unpacked than the manifest says and
+the disk holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+from pydantic import BaseModel, Field, ValidationError
+
+from acsearch import __version__
+from acsearch.bundles.writer import BLOCK, CHUNK, FORMAT, MANIFEST, STUDY, TRAILER, Entry, Manifest, header
+from acsearch.errors import BundleError
+from trainers.checkpoints.commit import MARK
+
+if TYPE_CHECKING:
+    import zstandard
+
+_LARGEST_TEXT = 1 << 28  # bytes of JSON that are taken into memory
+
+
+class _Version(BaseModel):
+    format: int
+    acsearch: Annotated[str, Field(max_length=100)] = "another version"
+
+
+class Archive:
+    """A bundle that has been checked from its first byte to its last.  texts: study.json, and the marks of checkpoints.
+
+    room: bytes that it may unpack to.  Raises BundleError saying what is wrong with it.
+    """
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.path, self._room = path, room
+        self.texts: dict[str, bytes] = {}
+        try:
+            self._file: BinaryIO = path.open("rb")
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from error
+        try:
+            self._check_seal()
+            self.manifest = self._read_manifest()
+            for name, chunks in self.members():
+                if _is_text(name):
+                    self.texts[name] = b"".join(chunks)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def members(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Every file with its content in pieces; after the last, BundleError if they are not what the manifest says."""
+        tar = self._tar()
+        for _ in tar.file(MANIFEST, None):
+            pass
+        for name, entry in self.manifest.files.items():
+            content = self._content(tar, name, entry)
+            yield name, content
+            for _ in content:  # what was not asked for
+                pass
+        if tar.read(2 * BLOCK) != bytes(2 * BLOCK):
+            raise self._broken("it goes on behind its last file")
+
+    def _content(self, tar: _Tar, name: str, entry: Entry) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for piece in tar.file(name, entry.size):
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != entry.sha256:
+            raise self._broken(f"{name} does not have its checksum")
+
+    def _check_seal(self) -> None:
+        """Raises BundleError unless the compressed tar has the checksum that stands behind it."""
+        try:
+            whole = self._file.seek(0, os.SEEK_END)
+            end = whole - len(TRAILER) - 32
+            self._file.seek(max(end, 0))
+            trailer = self._file.read()
+            if end <= 0 or not trailer.startswith(TRAILER):
+                raise BundleError(f"{self.path}: not a whole bundle: cut short on its way, or not made by acsearch")
+            self._file.seek(0)
+            digest, left = hashlib.sha256(), end
+            while left and (piece := self._file.read(min(CHUNK, left))):
+                digest.update(piece)
+                left -= len(piece)
+        except OSError as error:
+            raise BundleError(f"{self.path}: {error.strerror}") from error
+        if digest.digest() != trailer[len(TRAILER) :]:
+            raise BundleError(f"{self.path}: damaged: its content does not have the checksum at its end; copy it again")
+
+    def _read_manifest(self) -> Manifest:
+        text = b"".join(self._tar().file(MANIFEST, None))
+        try:
+            version = _Version.model_validate_json(text)
+            if version.format != FORMAT:
+                raise BundleError(
+                    f"{self.path}: a bundle of format {version.format}, by acsearch {version.acsearch}; "
+                    f"this is acsearch {__version__}, which reads format {FORMAT}"
+                )
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError as error:
+            raise self._broken(f"{MANIFEST}: {told(error)}") from error
+        if (size := sum(entry.size for entry in manifest.files.values())) > self._room:
+            raise BundleError(f"{self.path}: unpacks to {size / 1e9:.1f} GB, and {self._room / 1e9:.1f} GB are free")
+        if sum(entry.size for name, entry in manifest.files.items() if _is_text(name)) > _LARGEST_TEXT:
+            raise self._broken(f"{STUDY} is larger than {_LARGEST_TEXT} bytes")
+        return manifest
+
+    def _tar(self) -> _Tar:
+        import zstandard
+
+        self._file.seek(0)
+        tar = zstandard.ZstdDecompressor().stream_reader(self._file, closefd=False)
+        return _Tar(tar, self._broken)
+
+    def _broken(self, why: str) -> BundleError:
+        return BundleError(f"{self.path}: not a bundle that acsearch can have made: {why}")
+
+
+def told(error: ValidationError) -> str:
+    """The first problem, on one line."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+
+
+class _Tar:
+    """The files of a tar, one after the other."""
+
+    def __init__(self, stream: zstandard.ZstdDecompressionReader, broken: Callable[[str], BundleError]) -> None:
+        self._stream, self._broken = stream, broken
+
+    def file(self, name: str, size: int | None) -> Iterator[bytes]:
+        """The next file's content. It must be this one; size: None for whatever it says, within what memory holds."""
+        if size is None:
+            found = self.read(BLOCK)
+            try:
+                size = tarfile.TarInfo.frombuf(found, "utf-8", "surrogateescape").size
+            except tarfile.HeaderError as error:
+                raise self._broken(f"no tar: {error}") from error
+            right = 0 <= size <= _LARGEST_TEXT and found == header(name, size)
+        else:
+            expected = header(name, size)
+            right = self.read(len(expected)) == expected
+        if not right:
+            raise self._broken(f"{name} is not where it should be")
+        left = size
+        while left:
+            piece = self.read(min(CHUNK, left))
+            left -= len(piece)
+            yield piece
+        if any(self.read(-size % BLOCK)):
+            raise self._broken(f"{name} goes on behind its end")
+
+    def read(self, size: int) -> bytes:
+        """So many bytes."""
+        from zstandard import ZstdError
+
+        pieces = []
+        while size:
+            try:
+                piece = self._stream.read(size)
+            except ZstdError as error:
+                raise self._broken(str(error)) from error
+            if not piece:
+                raise self._broken("it ends too early")
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def _is_text(name: str) -> bool:
+    return name == STUDY or name.endswith(f"/{MARK}")

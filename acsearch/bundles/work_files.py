@@ -1,0 +1,145 @@
+"""The files of the work folder in a bundle: which of them belong to a study, and how they get into another folder.
+
+A file, or a committed folder with all of its files, is put in its place whole, and only where nothing whole is already.
+Names say what content depends on (see `acsearch.runners.training`), so what is there is as good. A log that a stage's
+training wrote is the exception: it grows, and one that goes on where ours ends takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from acsearch.bundles.reader import Archive
+from acsearch.bundles.writer import Entry
+from acsearch.errors import BundleError
+from acsearch.runners.base import Finetunes
+from trainers.checkpoints.commit import MARK, committed, committing, latest, verify
+from trainers.utils.locks import Locks
+
+_ROOT = "work"
+_RESULT, _OUTBOX = "result", "outbox.jsonl"  # as `trainers.training.train` names them, which imports torch
+
+
+def belonging(finetunes: Finetunes, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
+    """Files of a study's candidates that are there. pool: how many candidates.  finetuned: those with a trial.
+
+    Raises TrainingError for a result that is not whole.
+    """
+    found: set[Path] = set()
+    for candidate in range(pool):
+        for path in finetunes.work(candidate, finetuned=candidate in finetuned):
+            found |= set(_stage(path, checkpoints)) if path.is_dir() else {path} if path.exists() else set()
+    return sorted(found)
+
+
+def _stage(folder: Path, checkpoints: bool) -> Iterator[Path]:
+    yield from (path for path in [folder / _OUTBOX] if path.exists())
+    yield from (folder / "eval" / "results").glob("*.json")
+    yield from (folder / "eval" / "samples").glob("*.jsonl")
+    if checkpoints:
+        last = folder / _RESULT if (folder / _RESULT).exists() else latest(folder)
+        if last is not None:
+            verify(last)
+            yield from (last / name for name in [MARK, *json.loads((last / MARK).read_text())])
+
+
+def member(path: Path, work: Path) -> str:
+    """A file's name in a bundle."""
+    return f"{_ROOT}/{path.relative_to(work).as_posix()}"
+
+
+def room(work: Path) -> int:
+    """Bytes that are free where the work folder is, or will be."""
+    return shutil.disk_usage(next(path for path in work.absolute().parents if path.exists())).free
+
+
+def check_marks(archive: Archive) -> None:
+    """Raises BundleError unless every checkpoint in the bundle is what its own mark says."""
+    for unit, names in _units(archive).items():
+        files = {PurePosixPath(name).name: archive.manifest.files[name].sha256 for name in names}
+        files.pop(MARK, None)
+        with suppress(KeyError, ValueError, RecursionError):
+            if names == [unit] or json.loads(archive.texts[f"{unit}/{MARK}"]) == files:
+                continue
+        raise BundleError(f"{archive.path}: {unit} is not a committed checkpoint")
+
+
+def place(archive: Archive, work: Path, claims: ExitStack) -> int:
+    """Put a bundle's files where they belong. Returns how many were taken.
+
+    claims: keeps stages from being trained meanwhile. Raises BundleError when one is being trained right now.
+    """
+    units, files, taken = _units(archive), archive.manifest.files, 0
+    missing = [
+        unit for unit, names in units.items() if _is_missing(_target(unit, work), names != [unit], files.get(unit))
+    ]
+    stages = {PurePosixPath(unit).parts[2] for unit in missing if unit.startswith(f"{_ROOT}/stages/")}
+    try:
+        for stage in sorted(stages):
+            if not claims.enter_context(Locks(work / "stages" / stage).claim("lock")):
+                raise BundleError(f"{work / 'stages' / stage}: somebody trains it right now; import later")
+        for unit, members in groupby(archive.members() if missing else (), lambda one: _unit(one[0])):
+            if unit in missing and units[unit] == [unit]:
+                taken += _put_file(_target(unit, work), next(members)[1])
+            elif unit in missing:
+                with committing(_target(unit, work)) as fresh:
+                    for name, content in members:
+                        if (file := PurePosixPath(name).name) != MARK:
+                            _write(fresh / file, content)
+                taken += len(units[unit])
+    except OSError as error:
+        raise BundleError(f"{error.filename or work}: {error.strerror}") from error
+    return taken
+
+
+def _units(archive: Archive) -> dict[str, list[str]]:
+    """What goes to its place together: a file alone, or all files of a committed folder."""
+    units: dict[str, list[str]] = {}
+    for name in archive.manifest.files:
+        if name.startswith(f"{_ROOT}/"):
+            units.setdefault(_unit(name), []).append(name)
+    return units
+
+
+def _unit(name: str) -> str:
+    """work/stages/DIGEST/result or .../step-N for a file in it; else the file itself."""
+    parts = PurePosixPath(name).parts
+    return "/".join(parts[:4]) if len(parts) == 5 else name
+
+
+def _target(unit: str, work: Path) -> Path:
+    return work / PurePosixPath(unit).relative_to(_ROOT)
+
+
+def _is_missing(target: Path, is_folder: bool, entry: Entry | None) -> bool:
+    if is_folder:
+        return not committed(target) and not committed(target.with_name(_RESULT))
+    assert entry is not None
+    return not target.exists() or (target.name == _OUTBOX and entry.size > target.stat().st_size)
+
+
+def _put_file(target: Path, content: Iterator[bytes]) -> bool:
+    """Whether it was put there: nothing is, or what it goes on from."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        _write(fresh, content)
+        taken = not target.exists() or fresh.read_bytes().startswith(target.read_bytes())
+        if taken:
+            os.replace(fresh, target)
+        return taken
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: Iterator[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,134 @@
+"""A bundle as a file: a tar in zstd that any tar reads, written whole or not at all.
+
+    manifest.json                       format, study, where it was made, and size and SHA-256 of each file that follows
+    study.json                          the study's attributes and trials; see `acsearch.bundles.merge`
+    work/scores/, work/stages/          files of the work folder, under their content-addressed names
+
+The tar holds regular files alone and no time or owner, so the same study gives the same bytes. Behind it stands the
+SHA-256 of all before in a frame that zstd skips, so a bundle that was cut short or changed on its way is known before
+anything XX"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from acsearch import __version__
+from acsearch.config.study_file import Name
+from acsearch.errors import BundleError
+
+FORMAT = 1
+STUDY = "study.json"
+MANIFEST = "manifest.json"
+_FILE = r"[^/.\x00-\x1f][^/\x00-\x1f]{0,199}"
+_NAMES = re.compile(
+    rf"study\.json|work/scores/[AC]-[0-9a-f]{{24}}\.json|work/stages/[0-9a-f]{{24}}/"
+    rf"(outbox\.jsonl|eval/(results|samples)/{_FILE}|(result|step-[0-9]{{8}})/{_FILE})"
+)
+TRAILER = bytes.fromhex("502a4d18") + (32).to_bytes(4, "little")  # a skippable frame of 32 bytes
+BLOCK = tarfile.BLOCKSIZE
+CHUNK = 1 << 20
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Entry(_Strict):
+    """A file of the bundle. size: bytes."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Strict):
+    """What is in a bundle, in its order, and where it was made."""
+
+    format: int
+    acsearch: str
+    study: Name
+    host: str
+    files: dict[str, Entry]
+
+    @field_validator("files")
+    @classmethod
+    def _known(cls, files: dict[str, Entry]) -> dict[str, Entry]:
+        if unknown := [name for name in files if not _NAMES.fullmatch(name)]:
+            raise ValueError(f"no bundle holds a file {unknown[0]!r}")
+        if STUDY not in files:
+            raise ValueError(f"no {STUDY}")
+        return files
+
+
+def pack(path: Path, study: str, host: str, files: Mapping[str, bytes | Path]) -> None:
+    """Write a bundle. Raises BundleError when there is a file already, or one to be packed changes meanwhile."""
+    import zstandard
+
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists():
+            raise BundleError(f"{path}: exists already; choose another name, or remove it")
+        entries = {name: _entry(_pieces(content)) for name, content in files.items()}
+        manifest = Manifest(format=FORMAT, acsearch=__version__, study=study, host=host, files=entries)
+        text = manifest.model_dump_json(indent=1).encode()
+        try:
+            with fresh.open("x+b") as file:
+                with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as tar:
+                    for name, content in {MANIFEST: text, **files}.items():
+                        entry = entries.get(name) or _entry(_pieces(content))
+                        tar.write(header(name, entry.size))
+                        written = _entry(_through(_pieces(content, entry.size), tar.write))
+                        if written != entry:
+                            raise BundleError(f"{content!s}: changed while it was read; export again")
+                        tar.write(bytes(-entry.size % BLOCK))
+                    tar.write(bytes(2 * BLOCK))
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").digest()
+                file.write(TRAILER + digest)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except FileNotFoundError as error:
+        raise BundleError(f"{error.filename}: not there, or gone while it was read; export again") from error
+    except OSError as error:
+        raise BundleError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")  # GNU's: files may be larger than 8 GiB
+
+
+def _pieces(content: bytes | Path, size: int | None = None) -> Iterator[bytes]:
+    """Of a content's first bytes: logs grow while they are read."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size if size is None else size
+        while left and (piece := file.read(min(CHUNK, left))):
+            left -= len(piece)
+            yield piece
+
+
+def _through(pieces: Iterator[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
+    for piece in pieces:
+        write(piece)
+        yield piece
+
+
+def _entry(pieces: Iterator[bytes]) -> Entry:
+    size, digest = 0, hashlib.sha256()
+    for piece in pieces:
+        size += len(piece)
+        digest.update(piece)
+    return Entry(size=size, sha256=digest.hexdigest())

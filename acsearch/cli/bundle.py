@@ -1,0 +1,77 @@
+"""`acsearch study export` and `acsearch study import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acsearch.cli.study import NameArgument, Storage
+from acsearch.storage.home import Home
+
+app = typer.Typer()
+File = Annotated[Path, typer.Argument(metavar="FILE", help="For instance bundle.tar.zst.")]
+
+
+@app.command("export")
+def export(
+    name: NameArgument,
+    file: File,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="With trained weights, and how far unfinished training has got.")
+    ] = False,
+    storage: Storage = None,
+) -> None:
+    """Write a study into one file, for a cluster without a common network: trials, scores, logs and evaluations."""
+    from acsearch.bundles.transfer import export_study
+    from acsearch.cli import console
+
+    with console.waiting("gathering the study's files"):
+        done = export_study(Home(storage), name, file, checkpoints=checkpoints)
+    trials = [trial for trial in done.half.trials if trial.counts]
+    complete = sum(trial.state == "COMPLETE" for trial in trials)
+    typer.echo(
+        f"wrote {file}: {complete} of {done.half.budget} finetunes, {done.files} files of the work folder, "
+        f"{file.stat().st_size / 1e6:.1f} MB"
+    )
+    for trial in trials:
+        if trial.state == "RUNNING":
+            at_work = (
+                "somebody is at it here: stop that first, or it is " if trial.number in done.working else "else it is "
+            )
+            typer.echo(
+                f"finetune {trial.number + 1} is unfinished and goes along: where it is imported it is taken up, so do "
+                f"not resume it here; {at_work}done twice"
+            )
+
+
+@app.command("import")
+def import_(
+    file: File,
+    study: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Its folder here, where that is not where it was.")
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Allow so many finetunes, when two halves did more than either was allowed."),
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Take up a study from a file, or add what a study that is here lacks of it. Twice changes nothing."""
+    from acsearch.bundles.transfer import import_study
+    from acsearch.cli import console
+
+    with console.waiting("checking and reading the bundle"):
+        done = import_study(Home(storage), file, study=study, budget=budget or 0)
+    if not done.changes and not done.files:
+        typer.echo(f"study {done.name}: everything in {file} is here already")
+        return
+    counted = {
+        "finetunes added": len(done.changes.add),
+        "brought up to date": len(done.changes.finish),
+        "candidates' scores": done.changes.scores,
+        "files": done.files,
+    }
+    what = ", ".join(f"{number} {kind}" for kind, number in counted.items() if number) or "its settings"
+    typer.echo(f"study {done.name}: {what}; go on with: acsearch study resume {done.name}")

@@ -1,0 +1,336 @@
+"""What the commands show in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table as Grid
+
+from acsearch.redaction import shown
+from acsearch.reporting.report import caveats, headline, interval, ranking
+from acsearch.study.snapshot import FinetuneRecord, Snapshot
+from acsearch.study.study import Event, Study, Watch
+from acsearch.tables.table import Table
+
+if TYPE_CHECKING:
+    from acsearch.law.diagnostics import LawFit
+    from acsearch.policies.replay import Estimate, Replay
+    from acsearch.runners.plan import Plan
+    from acsearch.storage.home import Home
+
+_console = Console(highlight=False, soft_wrap=True)
+_wide = Console(highlight=False, width=max(_console.width, 160))  # for grids that would lose digits otherwise
+_SHOWN = 15
+
+
+def _grid(*columns: str, title: str | None = None) -> Grid:
+    grid = Grid(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        grid.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    return grid
+
+
+def _print_guess(table: Table) -> None:
+    if not table.sheet.stated:
+        scales = ", ".join(f"{b.name} {b.floor:g} to {b.ceiling:g}" for b in table.sheet.benchmarks[:3])
+        more = ", ..." if len(table.benchmarks) > 3 else ""
+        _console.print(
+            f"[yellow]No sheet beside this table[/]: definitions of A and C unstated, "
+            f"scales guessed ({escape(scales)}{more})."
+        )
+
+
+def law_fit(table: Table, fit: LawFit, *, weights: bool) -> None:
+    """Diagnostics per benchmark and on average."""
+    _print_guess(table)
+    grid = _grid("benchmark", "R²", "adjusted", "left-out", "on noise", "80 % covers")
+    rows = {name: [b.r2, b.r2_adjusted, b.r2_loo, b.r2_noise, b.coverage_80] for name, b in fit.benchmarks.items()}
+    for name, numbers in [*rows.items(), ("mean", list(fit.mean.values()))]:
+        style = "bold" if name == "mean" else None
+        shares = [_share(value) for value in numbers[:4]]
+        coverage = "–" if math.isnan(numbers[4]) else f"{100 * numbers[4]:.0f} %"
+        grid.add_row(escape(name), *shares, coverage, style=style)
+    _console.print(
+        f"\nThe law on [bold]{escape(table.name)}[/], surrogate {fit.surrogate}, "
+        f"{len(table.representations)} representations\n"
+    )
+    _console.print(grid)
+    terms = ", ".join(f"{terms} {weight:.2f}" for terms, weight in fit.term_weights.items() if weight >= 0.005)
+    _console.print(f"\nTerms, with their probability: {terms}")
+    if weights:
+        first = next(iter(fit.benchmarks.values()))
+        grid = _grid("benchmark", *first.weights, title="Weights in points, with 80 % intervals")
+        for name, one in fit.benchmarks.items():
+            cells = [f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.weights.values()]
+            grid.add_row(escape(name), *cells)
+        _console.print()
+        _wide.print(grid)
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def replay(table: Table, results: Sequence[Replay], *, first_hit: bool) -> None:
+    """Policies side by side, then the first one per benchmark."""
+    _print_guess(table)
+    first = results[0]
+    pools = (
+        f"{first.repeats} random pools of {first.subset}"
+        if first.subset < len(table.representations)
+        else (f"{first.repeats} searches over all {first.subset}")
+    )
+    if first_hit:
+        _console.print(f"\n[bold]{escape(table.name)}[/], {pools}: finetunes until the top three first held the best\n")
+        columns = {"first_hit": "mean n", "within_budget": f"within {first.budget}"}
+    else:
+        _console.print(f"\n[bold]{escape(table.name)}[/], {pools}, after exactly {first.budget} finetunes\n")
+        columns = {
+            "recall@1": "recall@1",
+            "recall@3": "recall@3",
+            "finetuned": "was finetuned",
+            "regret": "regret, points",
+            "regret_sd": "regret, sd of mean",
+        }
+    grid = _grid("policy", *columns.values())
+    for result in results:
+        style = "bold" if result is first else None
+        grid.add_row(result.policy, *(_estimate(result.mean[key]) for key in columns), style=style)
+    _console.print(grid)
+    grid = _grid("benchmark", *(title for key, title in columns.items() if key != "regret_sd"))
+    for name, row in first.benchmarks.items():
+        grid.add_row(escape(name), *(_estimate(row[key]) for key in columns if key != "regret_sd"))
+    _console.print(f"\n[bold]{first.policy}[/] per benchmark\n")
+    _console.print(grid)
+    if first_hit:
+        _console.print(
+            "\n[yellow]This count flatters[/]: it stops at the first success, which only an oracle sees. "
+            "Use the default, --statistic exact, to judge a policy."
+        )
+
+
+def _estimate(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f}" + ("" if math.isnan(estimate.error) else f" ± {estimate.error:.3f}")
+
+
+def waiting(what: str) -> Status:
+    """A spinner while something takes its time."""
+    return _console.status(what)
+
+
+@contextmanager
+def progress(study: Study) -> Iterator[Watch]:
+    """Says what a running study does, line by line, with a spinner in between."""
+    before = study.snapshot()
+    _console.print(
+        f"\nStudy [bold]{escape(study.name)}[/]: {len(before.table.representations)} candidates, "
+        f"{len(before.table.benchmarks)} benchmarks, budget {before.budget}, policy {before.policy}, objective "
+        f"{escape(before.objective)}"
+    )
+    if before.finished:
+        _console.print(f"{len(before.finished)} of {before.budget} finetunes are done already.")
+    doing, scored = "", int(np.isfinite(before.table.alignment[:, 0]).sum())
+    with waiting("starting") as spinner:
+
+        def watch(event: Event) -> None:
+            nonlocal doing, scored
+            name = escape(event.representation)
+            if event.kind == "doing":
+                spinner.update(f"{doing}: {escape(event.text)}")
+            elif event.kind == "scoring":
+                doing = f"scoring {name}"
+                spinner.update(doing)
+            elif event.kind == "scored":
+                scored += 1
+                _print_scored(study.snapshot().table, event.trial, scored)
+                spinner.update("choosing the first candidate")
+            elif event.kind == "waiting":
+                _console.print(f"  [dim]finetune {event.trial + 1}, {name}, is worked on by {escape(event.text)}[/]")
+                spinner.update("waiting for others")
+            elif event.kind == "failed":
+                _console.print(f"  finetune {event.trial + 1}  [bold]{name}[/]  [red]failed[/]: {escape(event.text)}")
+            elif event.kind == "submitted":
+                spinner.update(f"{name} submitted: {escape(event.text)}")
+            elif event.kind == "finetuned" and event.step is not None:
+                spinner.update("writing the record")
+                snapshot = study.snapshot()
+                mine = next(record for record in snapshot.finetunes if record.trial == event.trial)
+                advice = event.step.recommendation
+                likely = int(advice.order[0])
+                value = float(snapshot.display(event.step.posterior.objective(snapshot.weights)[0])[mine.candidate])
+                _console.print(
+                    f"  finetune {event.trial + 1}  [bold]{name}[/]  {value:.2f}   "
+                    f"[dim]probably best: {escape(snapshot.table.representations[likely])}, "
+                    f"P = {advice.p_best[likely]:.2f}[/]"
+                )
+                spinner.update("choosing the next candidate")
+            elif event.kind in ("proposed", "resumed"):
+                again = ", again after an interruption" if event.kind == "resumed" else ""
+                doing = f"finetune {event.trial + 1}, {name}{again}"
+                spinner.update(doing)
+
+        yield watch
+
+
+def _print_scored(table: Table, row: int, done: int) -> None:
+    a, c = float(table.alignment[row].mean()), float(table.correspondence[row])
+    shown = "" if math.isnan(c) else f"   C {c:.1f}"
+    _console.print(
+        f"  scored {done} of {len(table.representations)}  {escape(table.representations[row])}   A {a:.3f}{shown}"
+    )
+
+
+def plan(plan: Plan) -> None:
+    """What will run, and what it takes."""
+    hardware = plan.hardware
+    _console.print(
+        f"\nStudy [bold]{escape(plan.study)}[/]: {len(plan.candidates)} candidates, budget {plan.budget}, on "
+        f"{hardware.gpus} x {escape(hardware.name)} at {100 * hardware.utilisation:.0f} % of {hardware.tflops:.3g} "
+        f"TFLOP/s; LLM of {_count(plan.llm_weights)} weights\n"
+    )
+    grid = _grid("representation", "grid", "tokens", "connector", "stage 1", "stage 2", "memory")
+    for one in plan.candidates:
+        grid.add_row(
+            escape(one.representation),
+            f"{one.grid[0]} x {one.grid[1]} x {one.width}",
+            f"{one.tokens}",
+            _count(one.weights),
+            _hours(one.align.hours),
+            _hours(one.finetune.hours),
+            _size(max(one.align.memory_gb, one.finetune.memory_gb)),
+        )
+    _wide.print(grid)
+    total, whole = plan.scoring + plan.finetuning, plan.scoring + plan.everything
+
+    def spent(hours: float) -> str:
+        return f", {hours * hardware.gpus:.3g} GPU-hours" if hardware.kind == "GPU" else ""
+
+    _console.print(
+        f"\n  score all candidates     {_hours(plan.scoring)}   (correspondence, stage 1, alignment)"
+        f"\n  finetune {plan.budget:<15} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
+        f"\n  in all                   {_hours(total)}{spent(total)}; finetuning every candidate: "
+        f"{_hours(whole)}{spent(whole)}"
+        f"\n  memory                   {_size(plan.memory_gb)} of {_size(hardware.memory_gb)} per process"
+        f"\n  disk                     {_size(plan.disk_gb)}"
+        f"\n\n  [dim]Reckoned from shapes, at that share of the peak; evaluation and libraries (1 GB) come on top.[/]"
+    )
+    if plan.memory_gb > hardware.memory_gb:
+        _console.print("  [yellow]It will not fit[/]: lower micro_batch, set gradient_checkpointing or shard: true")
+
+
+def _hours(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.3g} h"
+    return f"{60 * hours:.3g} min" if hours >= 1 / 60 else f"{3600 * hours:.2g} s"
+
+
+def _size(gigabytes: float) -> str:
+    return f"{gigabytes:.3g} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.0f} MB"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def summary(snapshot: Snapshot) -> None:
+    """The closing summary: recommendation, ranking, cost."""
+    if not snapshot.is_scored:
+        _console.print(f"\nStudy [bold]{escape(snapshot.name)}[/]: its candidates are still being scored\n")
+        for done, scored in enumerate(np.flatnonzero(np.isfinite(snapshot.table.alignment[:, 0])).tolist(), 1):
+            _print_scored(snapshot.table, scored, done)
+        return
+    grid = _grid("representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned")
+    order = {record.candidate: place for place, record in enumerate(snapshot.finished, 1)}
+    rows = ranking(snapshot)
+    for row in rows[:_SHOWN]:
+        place = order.get(snapshot.table.representations.index(row["representation"]))
+        grid.add_row(
+            escape(row["representation"]),
+            f"{row['expected']:.2f}",
+            interval(row),
+            f"{row['p_best']:.2f}",
+            f"{row['p_top3']:.2f}",
+            "" if place is None else f"#{place}",
+            style="bold" if row["finetuned"] else None,
+        )
+    _console.print(f"\n[bold]{escape(snapshot.title or snapshot.name)}[/]  [dim]({snapshot.unit})[/]\n")
+    _console.print(grid)
+    if len(rows) > _SHOWN:
+        _console.print(f"[dim]... and {len(rows) - _SHOWN} more; acsearch study show {snapshot.name} --json[/]")
+    _console.print()
+    for line in headline(snapshot):
+        _console.print(f"  {escape(line)}")
+    _console.print()
+    for line in caveats(snapshot):
+        _console.print(f"  [dim]{escape(line)}[/]")
+
+
+def where(home: Home, study: Study, missing: str | None) -> None:
+    """Where to look further. missing: why the MLflow record is not up to date."""
+    _console.print(f"\n  report   acsearch study report {study.name}")
+    if missing is not None:
+        _console.print(f"  [yellow]MLflow   not up to date: {escape(missing)}[/]")
+        _console.print(f"           acsearch study sync {study.name}   brings it up to date")
+        return
+    address = home.tracking_uri
+    place = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else shown(address)
+    _console.print(f"  MLflow   {place}   [dim](run {study.runs[f'study/{study.name}']})[/]")
+
+
+def status(snapshot: Snapshot) -> None:
+    """One line per finetune, and what was said last of those that are not done."""
+    _console.print(
+        f"\nStudy [bold]{escape(snapshot.name)}[/]: {len(snapshot.finished)} of {snapshot.budget} finetunes done\n"
+    )
+    grid = _grid("finetune", "representation", "state", "objective", "attempts", "where")
+    for record in snapshot.finetunes:
+        value = "" if record.objective is None else f"{snapshot.shown(record):.2f}"
+        name, tries = record.representation or "not chosen yet", len(record.attempts)
+        place = record.owner or (str(record.submission) if record.submission and record.finished is None else "")
+        grid.add_row(f"{record.trial + 1}", escape(name), record.state, value, f"{tries or ''}", escape(place))
+    _wide.print(grid)
+    for record in snapshot.finetunes:
+        if record.state != "complete":
+            _print_last_words(record)
+    if not snapshot.is_over:
+        _console.print(f"\nGo on with: acsearch study resume {snapshot.name}")
+
+
+def _print_last_words(record: FinetuneRecord) -> None:
+    ended = [attempt for attempt in record.attempts if attempt.outcome]
+    if ended:
+        _console.print(
+            f"\nfinetune {record.trial + 1}: {ended[-1].outcome} on {escape(ended[-1].who)}, {ended[-1].ended}"
+            f"\n  [dim]{escape(ended[-1].error or '')}[/]"
+        )
+    if record.submission:
+        for line in record.submission.last_lines():
+            _console.print(f"  [dim]{escape(line)}[/]")
+
+
+def studies(snapshots: Sequence[Snapshot], unreadable: Mapping[str, str]) -> None:
+    """One line per study. unreadable: why, by name."""
+    grid = _grid("study", "started", "finetunes", "best finetuned")
+    for s in snapshots:
+        best = s.best
+        grid.add_row(
+            escape(s.name),
+            f"{s.started:%Y-%m-%d %H:%M}",
+            f"{len(s.finished)} of {s.budget}",
+            escape(best.representation) if best else "",
+        )
+    for name in unreadable:
+        grid.add_row(escape(name), "", "", "cannot be read, see below")
+    _console.print(grid)
+    for error in unreadable.values():
+        _console.print(escape(error))

@@ -1,0 +1,64 @@
+"""The commands of `acsearch data`: manifests, before anything is trained on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acsearch.errors import ConfigError
+
+app = typer.Typer(help="Check and split training data.", no_args_is_help=True)
+
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="LLaVA's JSON, or parquet.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of its images; default: the manifest's own.")]
+
+
+@app.command()
+def check(
+    manifest: Manifest,
+    llm: Annotated[str, typer.Option("--llm", help="Whose tokenizer: a hub id or a folder.")],
+    template: Annotated[str, typer.Option(help="plain, vicuna_v1 or chat.")] = "vicuna_v1",
+    images: Images = None,
+    image_tokens: Annotated[int, typer.Option(min=1, help="Positions that an image takes.")] = 576,
+    longest: Annotated[int, typer.Option(min=2, help="Positions after which a sample is cut.")] = 2048,
+) -> None:
+    """Read, decode and tokenise every sample; the first that can't be trained on are named."""
+    from trainers.data.manifest import check, read_manifest
+    from trainers.model.loading import load_tokenizer
+
+    counts = check(read_manifest(manifest, images), template, load_tokenizer(llm), image_tokens, longest)
+    typer.echo(
+        f"{manifest}: good. " + ", ".join(f"{count:,} {what}".replace("_", " ") for what, count in counts.items())
+    )
+
+
+@app.command()
+def split(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="LLaVA's JSON.")],
+    heldout: Annotated[int, typer.Option(min=1, help="Samples with an image to set aside.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Set samples aside that are never trained on, for A_ll: writes MANIFEST-train.json and MANIFEST-heldout.json."""
+    import json
+
+    import numpy as np
+
+    from trainers.data.manifest import read_manifest
+
+    if manifest.suffix != ".json":
+        raise ConfigError(f"{manifest}: only LLaVA's JSON is split here")
+    read = read_manifest(manifest)
+    with_image = [index for index in range(len(read)) if read.has_image(index)]
+    if heldout >= len(with_image):
+        raise ConfigError(f"--heldout {heldout}: {manifest} has {len(with_image)} samples with an image")
+    chosen = set(np.random.default_rng(seed).choice(with_image, heldout, replace=False).tolist())
+    records = json.loads(manifest.read_text(encoding="utf-8"))
+    for part, take in (("train", False), ("heldout", True)):
+        target = manifest.with_name(f"{manifest.stem}-{part}.json")
+        if target.exists():
+            raise ConfigError(f"{target}: exists already")
+        kept = [record for index, record in enumerate(records) if (index in chosen) is take]
+        target.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+        typer.echo(f"wrote {target}: {len(kept):,} samples")

@@ -1,0 +1,333 @@
+"""The commands of `acsearch study`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from acsearch.errors import AcsearchError, ConfigError, StudyError
+from acsearch.storage.home import Home
+
+if TYPE_CHECKING:
+    from acsearch.config.study_file import StudyConfig
+    from acsearch.runners.base import Finetunes
+    from acsearch.study.study import Event, Study, Watch
+
+app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A study's name; see acsearch study list.")]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in acsearch-runs/.")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in acsearch-runs/.")]
+EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Where work is done: here, or as jobs of Slurm.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at a time; with --engine slurm, jobs at a time.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def start(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A folder with a study.yaml, or a shipped name.")
+    ] = "micro",
+    budget: Annotated[int, typer.Option(help="Finetunes that may be started, whoever resumes.")] = 4,
+    name: Annotated[str | None, typer.Option(help="Name of this run of the study; default: the study's own.")] = None,
+    objective: Annotated[str | None, typer.Option(help="mean, or a benchmark; default: as the study says.")] = None,
+    policy: Annotated[str | None, typer.Option(help="What proposes; default: as the study says.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: as the study says.")] = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    engine: EngineOption = "local",
+    parallel: Parallel = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on if a study of this name exists; a larger budget counts.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the plan, and stop there.")] = False,
+) -> None:
+    """Start a study and run it until its budget is spent."""
+    from acsearch.cli import console
+    from acsearch.config.study_file import load_study, update
+    from acsearch.study.stored import exists
+    from acsearch.study.study import Study, check_free, check_start
+
+    config = load_study(study)
+    file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
+    config = replace(config, file=file)
+    check_start(file, config.table, config.prior, budget)
+    if dry_run:
+        _print_plan(config, budget)
+        return
+    home = Home(storage, tracking)
+    database, locks = home.open_storage(create=True), home.locks(file.name)
+    if not resume:
+        check_free(database, locks, file.name)
+    if not exists(database, file.name):
+        with console.waiting("opening the MLflow record"):
+            home.open_record(file.name)  # before the study: where it fails, nothing has been started
+    started = Study.start(
+        database,
+        locks,
+        name=file.name,
+        config=config,
+        budget=budget,
+        resume=resume,
+    )
+    _run(home, started, engine, parallel)
+
+
+@app.command()
+def plan(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A folder with a study.yaml, or a shipped name.")
+    ] = "llava15",
+    budget: Annotated[int, typer.Option(help="Finetunes.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """What a study would run, and the hours, memory and disk that it takes. Needs no weights, data or network."""
+    from acsearch.config.study_file import load_study
+    from acsearch.study.study import check_start
+
+    config = load_study(study)
+    check_start(config.file, config.table, config.prior, budget)
+    _print_plan(config, budget, as_json=as_json)
+
+
+def _print_plan(config: StudyConfig, budget: int, *, as_json: bool = False) -> None:
+    from acsearch.cli import console
+
+    if config.file.training is None:
+        raise ConfigError(
+            f"study {config.file.name!r} looks its finetunes up in a table: nothing to plan, just start it"
+        )
+    with console.waiting("building the models' shapes"):
+        from acsearch.runners.plan import plan
+
+        planned = plan(config, budget)
+    if as_json:
+        _print(asdict(planned) | {"hardware": planned.hardware.model_dump()})
+    else:
+        console.plan(planned)
+
+
+@app.command()
+def resume(
+    name: NameArgument,
+    budget: Annotated[int | None, typer.Option(help="Raise the budget to this many finetunes.")] = None,
+    engine: EngineOption = "local",
+    parallel: Parallel = 1,
+    steal: Annotated[
+        bool, typer.Option("--steal", help="Take over at once what others work on; they stop before they write.")
+    ] = False,
+    storage: Storage = None,
+    tracking: Tracking = None,
+) -> None:
+    """Go on with a study that was interrupted, or that gets a larger budget.
+
+    What others work on is left to them until their leases lapse, a minute after they were last heard of.
+    """
+    home = Home(storage, tracking)
+    study = open_study(home, name)
+    study.snapshot()  # raises if the table or the prior that it was started with is not there any more
+    if steal:
+        study.locks.steal()
+    if budget is not None:
+        study.raise_budget(budget)
+    _run(home, study, engine, parallel)
+
+
+@app.command()
+def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -> None:
+    """What a study is doing now."""
+    from acsearch.cli import console
+
+    snapshot = open_study(Home(storage), name).snapshot()
+    if as_json:
+        finetunes = [
+            {
+                "trial": record.trial,
+                "representation": record.representation,
+                "state": record.state,
+                "owner": record.owner,
+                "job": record.submission and asdict(record.submission),
+                "attempts": [asdict(attempt) for attempt in record.attempts],
+            }
+            for record in snapshot.finetunes
+        ]
+        _print({"name": name, "budget": snapshot.budget, "finished": len(snapshot.finished), "finetunes": finetunes})
+    else:
+        console.status(snapshot)
+
+
+@app.command()
+def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> None:
+    """The recommendation of a study."""
+    from acsearch.cli import console
+    from acsearch.reporting.report import headline, ranking
+
+    snapshot = open_study(Home(storage), name).snapshot()
+    if not as_json:
+        console.summary(snapshot)
+        return
+    _print(
+        {
+            "name": name,
+            "objective": snapshot.objective,
+            "unit": snapshot.unit,
+            "policy": snapshot.policy,
+            "prior": snapshot.prior.name,
+            "seed": snapshot.seed,
+            "budget": snapshot.budget,
+            "recommendation": headline(snapshot),
+            "candidates": ranking(snapshot),
+            "finetunes": [
+                {
+                    "trial": record.trial,
+                    "representation": record.representation,
+                    "state": record.state,
+                    "scores": record.points,
+                    "standard_errors": record.errors,
+                    "checkpoint": record.checkpoint,
+                    "run": record.run,
+                    "objective": None if record.objective is None else 100 * record.objective,
+                    "seconds": record.seconds,
+                }
+                for record in snapshot.finetunes
+            ],
+        }
+    )
+
+
+@app.command("list")
+def list_studies(storage: Storage = None, as_json: Json = False) -> None:
+    """The studies of a storage."""
+    from acsearch.cli import console
+    from acsearch.study.stored import summaries
+    from acsearch.study.study import Study
+
+    home = Home(storage)
+    database = home.open_storage(create=False)
+    snapshots, unreadable = [], {}
+    for name in (summary.study_name for summary in summaries(database)):
+        try:
+            snapshots.append(Study.open(database, home.locks(name), name).snapshot())
+        except AcsearchError as error:  # its table has changed, or another version wrote it
+            unreadable[name] = str(error)
+    if as_json:
+        _print(
+            [
+                *(
+                    {"name": s.name, "budget": s.budget, "finished": len(s.finished), "started": s.started.isoformat()}
+                    for s in snapshots
+                ),
+                *({"name": name, "error": error} for name, error in unreadable.items()),
+            ]
+        )
+    else:
+        console.studies(snapshots, unreadable)
+
+
+@app.command()
+def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None) -> None:
+    """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
+    from acsearch.cli import console
+    from acsearch.reporting.recorder import Recorder
+    from acsearch.runners.base import make_finetunes
+
+    home = Home(storage, tracking)
+    study = open_study(home, name)
+    record = Recorder(home, study, make_finetunes(study.source, home.work, home.store))
+    with console.waiting("writing the record"):
+        record(with_figures=study.snapshot().is_scored)
+    if record.missing is not None:
+        raise StudyError(record.missing)
+    console.where(home, study, None)
+
+
+@app.command()
+def report(
+    name: NameArgument,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default: NAME.html in acsearch-runs/.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write a self-contained HTML report."""
+    from acsearch.reporting.report import page
+
+    home = Home(storage)
+    snapshot = open_study(home, name).snapshot()
+    file = out or home.folder / f"{name}.html"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(snapshot), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {file}: {error.strerror}") from error
+    typer.echo(f"wrote {file}")
+
+
+def open_study(home: Home, name: str) -> Study:
+    from acsearch.study.study import Study, check_name
+
+    check_name(name)
+    return Study.open(home.open_storage(create=False), home.locks(name), name)
+
+
+def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
+    """Run a study to the end of its budget, with progress, and say what came out."""
+    from acsearch.cli import console
+    from acsearch.reporting.recorder import Recorder
+    from acsearch.runners.base import make_finetunes
+
+    finetunes = make_finetunes(study.source, home.work, home.store)
+    work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
+    record = Recorder(home, study, finetunes)
+    with console.progress(study) as watch:
+        record()
+
+        def recorded(event: Event) -> None:
+            watch(event)
+            if event.kind in ("finetuning", "finetuned", "failed"):
+                record()
+
+        try:
+            work(recorded)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
+            raise
+        record(with_figures=True)
+        finetunes.tidy()
+    console.summary(study.snapshot())
+    console.where(home, study, record.missing)
+
+
+def _here(home: Home, study: Study, finetunes: Finetunes, parallel: int) -> Callable[[Watch], None]:
+    from acsearch.executors.local import crew
+    from trainers.training import preemption
+
+    def work(watch: Watch) -> None:
+        members = crew(home, study, scoring=finetunes.parallel, finetuning=parallel, processes=finetunes.processes)
+        with preemption.listening(), members:
+            study.run(finetunes, watch)
+
+    return work
+
+
+def _through_slurm(home: Home, study: Study, parallel: int) -> Callable[[Watch], None]:
+    from acsearch.config.study_file import load_study
+    from acsearch.executors.controller import dispatch
+    from acsearch.executors.slurm import Slurm
+
+    if home.on_one_machine:
+        raise ConfigError("--engine slurm: jobs cannot share SQLite; give --storage postgresql+psycopg://...")
+    recipe = load_study(study.source.study).file.training if study.source.study else None
+    if recipe is None:
+        raise ConfigError("--engine slurm: this study looks its finetunes up in a table: nothing to submit")
+    slurm = Slurm(recipe.slurm, home.folder / "jobs", home.environment)
+    return lambda watch: dispatch(study, slurm, parallel, watch)
+
+
+def _print(data: Any) -> None:
+    from acsearch.cli.main import finite
+
+    typer.echo(json.dumps(finite(data), indent=2))

@@ -1,0 +1,1 @@
+"""Files and settings become typed values here, strictly: study files, table files, priors, settings."""

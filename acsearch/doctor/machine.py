@@ -1,0 +1,259 @@
+"""Whether all that a study needs is there and works: tried out, not believed, and with what to do where it does not.
+
+A check is a function that returns what it found. Each has a time limit, since what is asked may never answer. This file
+has the checks of this machine; `acsearch.doctor.services` has those of databases, MLflow and the store.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import acsearch
+from acsearch.errors import AcsearchError, ConfigError
+from acsearch.redaction import holds_secret, without_secrets
+from acsearch.storage.home import Home
+
+LIMIT = 20.0  # seconds for a check; what it waits for has shorter limits of its own
+_LITTLE = 5e9  # bytes of free disk
+# file systems that several machines share, where SQLite's locks cannot be relied on
+_SHARED = r"nfs\d*|cifs|smb\w*|lustre|beegfs\w*|gpfs|ceph|glusterfs|panfs|wekafs|fuse\.(sshfs|glusterfs|juicefs|s3fs)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """state: warn for what works but should be looked at.  found: in a line.  todo: "" where nothing has to be done."""
+
+    what: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    todo: str = ""
+
+
+Check = Callable[[Home], list[Finding]]
+
+
+def examine(home: Home, say: Callable[[str], None] = lambda what: None) -> list[Finding]:
+    """All checks, one after the other. say: is told what is being looked at."""
+    from acsearch.doctor import services
+
+    checks: dict[str, Check] = {"python": python, "packages": packages, "torch": torch, "GPU": gpu, "Slurm": slurm}
+    located: dict[str, Check] = {"settings": settings, "home": folder, "storage": services.storage}
+    located |= {"MLflow": services.tracking, "work store": services.store}
+    findings: list[Finding] = []
+    for what, check in (located | checks).items():
+        say(what)
+        if what in located and any(one.what == "settings" and one.state == "fail" for one in findings):
+            findings.append(Finding(what, "warn", "not checked: the settings do not say where it is"))
+        else:
+            findings += within(LIMIT, what, check, home)
+    return findings
+
+
+def within(seconds: float, what: str, check: Check, home: Home) -> list[Finding]:
+    """What a check finds. Whatever goes wrong in it is a finding, and so is that it takes too long."""
+    found: list[Finding] = []
+
+    def run() -> None:
+        try:
+            found.extend(check(home))
+        except AcsearchError as error:
+            found.append(Finding(what, "fail", str(error), "mend what it names"))
+        except Exception as error:
+            found.append(Finding(what, "fail", reason(error), "acsearch did not foresee this; please report it"))
+
+    thread = threading.Thread(target=run, daemon=True)  # which may hang for ever, and not keep us from ending
+    thread.start()
+    thread.join(seconds)
+    late = [] if found else [Finding(what, "fail", f"no answer within {seconds:g} s", "see whether it is overloaded")]
+    return [Finding(one.what, one.state, without_secrets(one.found), one.todo) for one in found or late]
+
+
+def reason(error: BaseException) -> str:
+    """Its first line, with the kind of error where it says nothing else."""
+    text = " ".join(str(error).strip().split("\n")[0].split())
+    return text or type(error).__name__
+
+
+# -- settings and the folder -------------------------------------------------------------------------------------------
+
+
+def settings(home: Home) -> list[Finding]:
+    from acsearch.config.settings import file, given_by_environment, read
+
+    try:
+        path, _ = file(), home.settings
+    except ConfigError as error:
+        return [Finding("settings", "fail", str(error), "mend the file or the variable that it names")]
+    variables = ", ".join(given_by_environment())
+    found = f"{path or 'no settings file'}; {f'from the environment: {variables}' if variables else 'no variables'}"
+    if (
+        path is not None
+        and any(holds_secret(str(value)) for value in read(path).values())
+        and path.stat().st_mode & 0o077
+    ):
+        return [Finding("settings", "warn", f"{path} has a password and others can read it", f"chmod 600 {path}")]
+    return [Finding("settings", "ok", found)]
+
+
+def folder(home: Home) -> list[Finding]:
+    path = home.folder.absolute()
+    place = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    try:
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(b"acsearch")
+    except OSError as error:
+        todo = "make it a folder that you may write, or name another: ACSEARCH_HOME"
+        return [Finding("home", "fail", f"{place}: {error.strerror}", todo)]
+    free = shutil.disk_usage(place).free
+    found = f"{path}{'' if path == place else ' (will be made)'}, {free / 1e9:.0f} GB free"
+    kind = file_system(place)
+    if re.fullmatch(_SHARED, kind) and any(one.startswith("sqlite") for one in (home.storage_url, home.tracking_uri)):
+        todo = "use a local disk, or PostgreSQL and an MLflow server (docker/README.md)"
+        return [Finding("home", "warn", f"{found}; on {kind}, where SQLite's locks may not hold", todo)]
+    if free < _LITTLE:
+        return [Finding("home", "warn", found, "make room; acsearch study plan says how much a study needs")]
+    return [Finding("home", "ok", found)]
+
+
+def file_system(path: Path) -> str:
+    """The kind that a folder lies on, "" where this machine does not say."""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    mounts = [(line.split()[1].replace("\\040", " "), line.split()[2]) for line in lines]
+    above = [(len(Path(mount).parts), kind) for mount, kind in mounts if path.resolve().is_relative_to(mount)]
+    return max(above, key=lambda one: one[0], default=(0, ""))[1]
+
+
+# -- what is installed -------------------------------------------------------------------------------------------------
+
+
+def python(home: Home) -> list[Finding]:
+    wanted = importlib.metadata.metadata("acsearch")["Requires-Python"]
+    version = platform.python_version()
+    if version not in SpecifierSet(wanted, prereleases=True):
+        return [Finding("python", "fail", version, f"acsearch needs {wanted}: make an environment with that")]
+    return [Finding("python", "ok", f"{version}, acsearch {acsearch.__version__}")]
+
+
+def packages(home: Home) -> list[Finding]:
+    """Those that acsearch requires, at versions that it requires. Those of extras only where they are installed."""
+    required = [Requirement(line) for line in importlib.metadata.requires("acsearch") or ()]
+    wrong, right = [], 0
+    for one in required:
+        extra = one.marker is not None and not one.marker.evaluate({"extra": ""})
+        try:
+            version = importlib.metadata.version(one.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong += [] if extra else [f"{one.name} is missing"]
+            continue
+        if one.specifier.contains(version, prereleases=True):
+            right += 1
+        else:
+            wrong.append(f"{one.name} {version}, not {one.specifier}")
+    if wrong:
+        return [Finding("packages", "fail", "; ".join(wrong), "install acsearch anew, in an environment of its own")]
+    differ = _untested()
+    hint = f"; other versions than tested: {', '.join(differ[:5])}{' ...' if differ[5:] else ''}" if differ else ""
+    return [Finding("packages", "ok", f"{right} as required{hint}")]
+
+
+def _untested() -> list[str]:
+    """Packages at other versions than in constraints.txt, which is there where acsearch runs from its repository."""
+    try:
+        lines = (Path(acsearch.__file__).parents[1] / "constraints.txt").read_text().splitlines()
+    except OSError:
+        return []
+    tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    differ = []
+    for name, version in tested.items():
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if installed.split("+")[0] != version.split(";")[0].strip().split("+")[0]:
+            differ.append(f"{name} {installed}")
+    return differ
+
+
+def torch(home: Home) -> list[Finding]:
+    """torchvision requires one exact torch, and a library of its own that fits it."""
+    import torch
+
+    torchvision = importlib.import_module("torchvision").__version__
+    found = f"torch {torch.__version__}, torchvision {torchvision}"
+    wanted = [Requirement(line) for line in importlib.metadata.requires("torchvision") or ()]
+    for one in wanted:
+        if one.name == "torch" and not one.specifier.contains(torch.__version__, prereleases=True):
+            return [Finding("torch", "fail", found, f"torchvision needs torch{one.specifier}: install both together")]
+    from torch.version import cuda
+
+    return [Finding("torch", "ok", f"{found}, {f'CUDA {cuda}' if cuda else 'built without CUDA'}")]
+
+
+# -- what computes -----------------------------------------------------------------------------------------------------
+
+
+def gpu(home: Home) -> list[Finding]:
+    import torch
+
+    driver = _ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    if not torch.cuda.is_available():
+        if driver:
+            todo = "install a torch built for CUDA, or a newer driver; python -c 'import torch; torch.cuda.init()' says"
+            return [Finding("GPU", "warn", f"{driver[0]}, which torch {torch.__version__} cannot use", todo)]
+        return [Finding("GPU", "ok", f"none: CPU only, {os.cpu_count()} cores")]
+    findings = []
+    for device in range(torch.cuda.device_count()):
+        known = torch.cuda.get_device_properties(device)
+        try:
+            square = torch.full((256, 256), 0.5, device=f"cuda:{device}")
+            works = float((square @ square).sum()) == 256 * 256 * 64
+            free = torch.cuda.mem_get_info(device)[0]
+        except RuntimeError as error:
+            findings.append(Finding("GPU", "fail", f"{device}: {known.name}: {reason(error)}", "see nvidia-smi"))
+            continue
+        kind = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "no bf16"
+        found = f"{device}: {known.name}, {free / 1e9:.0f} of {known.total_memory / 1e9:.0f} GB free, {kind}"
+        found += f", driver {driver[device].split(', ')[-1]}" if device < len(driver) else ""
+        todo = "" if works else "it computes wrong results: have it replaced"
+        findings.append(Finding("GPU", "ok" if works else "fail", found, todo))
+    return findings
+
+
+def slurm(home: Home) -> list[Finding]:
+    if shutil.which("sbatch") is None:
+        return [Finding("Slurm", "ok", "none here; needed for --engine slurm only")]
+    config, partitions = _ask("scontrol", "show", "config"), _ask("sinfo", "--noheader", "--format=%P %a %D")
+    name = re.search(r"^ClusterName\s*=\s*(\S+)", "\n".join(config), re.MULTILINE)
+    if name is None:
+        return [Finding("Slurm", "warn", "installed, but its controller does not answer", "scontrol ping says why")]
+    shown = ", ".join("{} ({}, nodes: {})".format(*line.split()[:3]) for line in partitions)
+    if home.on_one_machine:
+        shown += "; --engine slurm needs studies in PostgreSQL"
+    return [Finding("Slurm", "ok", f"cluster {name[1]}, partitions: {shown or 'none'}")]
+
+
+def _ask(*command: str) -> list[str]:
+    """The lines that a program prints; none where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT / 4)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []

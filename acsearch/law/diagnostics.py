@@ -1,0 +1,131 @@
+"""How well a form of the law holds on a recorded table, told honestly.
+
+R^2 on the candidates that were fitted always rises with the number of weights, on noise too. So four numbers stand
+together: R^2, R^2 adjusted for the weights used, R^2 of predictions for candidates left out one at a time, and R^2 of
+the same fit on noise instead of A and C. The 80 % interval of the left-out predictions should cover 80 % of the scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from acsearch.errors import TableError
+from acsearch.law.bayes import HierarchicalLaw, Posterior
+from acsearch.law.least_squares import Array, Features, Index, Surrogate
+from acsearch.tables.table import Table
+
+_LEVEL = 0.8
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Estimate of a weight, in points of its benchmark, with its 80 % interval (NaN where there is none)."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BenchmarkFit:
+    """Diagnostics of one benchmark. NaN where a quantity is not defined, as with no more candidates than weights."""
+
+    r2: float
+    r2_adjusted: float
+    r2_loo: float
+    r2_noise: float
+    coverage_80: float
+    weights: dict[str, Interval]
+    residuals: dict[str, float]  # score minus left-out prediction, in points, by representation
+
+
+@dataclass(frozen=True)
+class LawFit:
+    """Diagnostics of a table. term_weights: probability of each set of terms."""
+
+    table: str
+    surrogate: str
+    benchmarks: dict[str, BenchmarkFit]
+    term_weights: dict[str, float]
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Each diagnostic averaged over benchmarks; NaN as soon as one of them is."""
+        names = ("r2", "r2_adjusted", "r2_loo", "r2_noise", "coverage_80")
+        return {name: float(np.mean([getattr(fit, name) for fit in self.benchmarks.values()])) for name in names}
+
+
+def diagnose(table: Table, surrogate: str, law: Surrogate, *, noise_fits: int = 20, seed: int = 0) -> LawFit:
+    """Fit a table whole, without each candidate in turn, and on noise. surrogate: the name of the form, for the result.
+
+    Raises TableError when the table has fewer than four candidates, ConfigError when terms need a C it lacks.
+    """
+    n = len(table.representations)
+    if n < 4:
+        raise TableError(f"{table.name}: {n} candidates; leaving one out needs four or more")
+    features, scores, everyone = Features.of(table), table.scaled, np.arange(n)
+    fitted = law.fit(features, everyone, scores)
+    predicted, covered = _leave_one_out(law, features, everyone, scores)
+    noise = [_r2(scores, law.fit(fake, everyone, scores).fitted) for fake in _noise(features, noise_fits, seed)]
+    r2, effective = _r2(scores, fitted.fitted), fitted.effective_weights()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        adjusted = np.where(n > effective, 1 - (1 - r2) * (n - 1) / (n - effective), np.nan)
+    r2_loo, r2_noise = _r2(scores, predicted), np.mean(noise, axis=0)
+    weights, residuals = fitted.weight_intervals(_LEVEL), (scores - predicted) * table.span
+    return LawFit(
+        table=table.name,
+        surrogate=surrogate,
+        term_weights=fitted.term_weights,
+        benchmarks={
+            name: BenchmarkFit(
+                r2=float(r2[b]),
+                r2_adjusted=float(adjusted[b]),
+                r2_loo=float(r2_loo[b]),
+                r2_noise=float(r2_noise[b]),
+                coverage_80=float(covered[:, b].mean()),
+                weights={term: Interval(*(values[:, b] * table.span[b]).tolist()) for term, values in weights.items()},
+                residuals=dict(zip(table.representations, residuals[:, b].tolist(), strict=True)),
+            )
+            for b, name in enumerate(table.benchmarks)
+        },
+    )
+
+
+def _r2(scores: Array, predicted: Array) -> Array:
+    """(M,) share of the variance that predictions explain."""
+    total = ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
+    r2: Array = 1 - ((scores - predicted) ** 2).sum(axis=0) / total
+    return r2
+
+
+def _noise(features: Features, n: int, seed: int) -> list[Features]:
+    """Features of the same kind without any knowledge: uniform, one A for all benchmarks, C where there is one."""
+    rng = np.random.default_rng(seed)
+    shape = features.alignment.shape
+    fakes = []
+    for _ in range(n):
+        alignment = np.broadcast_to(rng.random((shape[0], 1)), shape)
+        correspondence: Array = rng.random((shape[0], 1))[:, 0]
+        fakes.append(Features(alignment, None if features.correspondence is None else correspondence))
+    return fakes
+
+
+def finetuned_r2(law: HierarchicalLaw, features: Features, posterior: Posterior) -> tuple[float, float]:
+    """R^2 and left-out R^2, averaged over benchmarks, on the finetuned candidates of a pool; NaN before the third."""
+    scores, observed = posterior.scores, posterior.observed
+    if len(scores) < 3 or (np.ptp(scores, axis=0) == 0).any():
+        return float("nan"), float("nan")
+    predicted, _ = _leave_one_out(law, features, observed, scores)
+    return float(_r2(scores, posterior.fitted[observed]).mean()), float(_r2(scores, predicted).mean())
+
+
+def _leave_one_out(law: Surrogate, features: Features, observed: Index, scores: Array) -> tuple[Array, Array]:
+    """(n, M) predictions for each of the observed by a fit without it, and whether the 80 % interval held its score."""
+    predicted, covered = np.empty_like(scores), np.empty_like(scores)
+    for place, row in enumerate(observed.tolist()):
+        fitted = law.fit(features, np.delete(observed, place), np.delete(scores, place, axis=0))
+        predicted[place] = fitted.fitted[row]
+        covered[place] = fitted.covers(row, scores[place], _LEVEL)
+    return predicted, covered

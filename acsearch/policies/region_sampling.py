@@ -1,0 +1,43 @@
+"""The policy of the paper: region sampling and the quadratic predictor, as the authors run them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from acsearch.law.least_squares import FULL, WITHOUT_C, Features, Index, PublishedLaw
+from acsearch.policies.base import State
+
+
+class PublishedPolicy:
+    """Source: arXiv 2408.16357v3, algorithm 2, and the authors' visualizations/AC_sample.py, policy/validate_run.py.
+
+    The unit square of A and C is split into 2^j x 2^j cells, j = 1, 2, ...; cells without a candidate or with one
+    already finetuned are dropped; at each level one random candidate is taken from each remaining cell, in random
+    order, then the next level begins. Candidates, finetuned ones too, are ranked by the minimum-norm fit.
+    """
+
+    def propose(self, state: State, seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        available = state.available
+        taken = np.setdiff1d(np.arange(len(state.features.alignment)), available)
+        columns = [state.features.alignment @ state.weights / state.weights.sum()]
+        if state.features.correspondence is not None:
+            columns.append(state.features.correspondence)
+        points = np.stack(columns, axis=1)
+        for level in range(1, 53):
+            cells = np.minimum(np.floor(points * 2**level), 2**level - 1)
+            _, cell = np.unique(cells, axis=0, return_inverse=True)
+            open_cells = np.setdiff1d(cell, cell[taken])
+            if len(open_cells):
+                return int(rng.choice(np.flatnonzero(cell == rng.choice(open_cells))))
+        return int(rng.choice(available))  # only exact copies of finetuned candidates are left
+
+    def rank(self, state: State, seed: int) -> Index:
+        if len(state.observed) == 1:  # a constant fit: as in the authors' code only the one finetuned counts
+            rest = np.setdiff1d(np.arange(len(state.features.alignment)), state.observed)
+            return np.concatenate([state.observed, rest])
+        used = np.flatnonzero(state.weights)
+        features = Features(state.features.alignment[:, used], state.features.correspondence)
+        law = PublishedLaw(WITHOUT_C if features.correspondence is None else FULL)
+        fitted = law.fit(features, state.observed, state.scores[:, used]).fitted
+        return np.argsort(-(fitted @ state.weights[used]), kind="stable")

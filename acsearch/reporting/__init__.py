@@ -1,0 +1,1 @@
+"""What people read of a study: the MLflow record with its views, figures and the HTML report."""

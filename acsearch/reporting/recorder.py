@@ -1,0 +1,28 @@
+"""The MLflow record is brought up to date as a study goes on, and a server that is away never stands in its way."""
+
+from __future__ import annotations
+
+from acsearch.errors import StudyError
+from acsearch.redaction import without_secrets
+from acsearch.reporting.mlflow_record import AWAY
+from acsearch.runners.base import Finetunes
+from acsearch.storage.home import Home
+from acsearch.study.stored import StoredStudy
+
+
+class Recorder:
+    """Records a study whenever it is called. missing: why the last call did not, None when it did."""
+
+    def __init__(self, home: Home, study: StoredStudy, finetunes: Finetunes) -> None:
+        self._home, self._study, self._finetunes = home, study, finetunes
+        self.missing: str | None = None
+
+    def __call__(self, *, with_figures: bool = False) -> None:
+        study, snapshot = self._study, self._study.snapshot()  # a damaged study is no matter of the record's
+        try:
+            record = self._home.open_record(study.name)  # asks first whether anybody answers: clients try for minutes
+            study.note_runs(record.record(snapshot, self._finetunes, with_figures=with_figures))
+        except (StudyError, *AWAY) as error:
+            self.missing = without_secrets(str(error).strip().split("\n")[0])
+        else:
+            self.missing = None

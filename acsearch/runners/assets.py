@@ -1,0 +1,124 @@
+"""What candidates are made of and scored on, as a study file's `training` part names it: loaded once, with digests."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from acsearch.config.training import Recipe
+from acsearch.errors import ConfigError
+from acsearch.runners.base import Say
+from acsearch.scores.pairs import Pairs
+from trainers.encoders import Registry, load_registry
+from trainers.encoders.joined import VisionRepresentation, build_representation
+from trainers.representation import Representation
+
+SHORT = 24  # characters of a digest in a name
+
+
+class Materials:
+    """Encoders, language model, data and pairs of a study. say: is told what is made."""
+
+    say: Say = staticmethod(lambda text: None)
+
+    def __init__(self, recipe: Recipe, home: Path, work: Path) -> None:
+        """home: folder of the study file.  work: where data is made."""
+        self._recipe, self._home, self._work = recipe, home, work
+        self._visions: dict[Representation, VisionRepresentation] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def registries(self) -> tuple[Path, ...]:
+        return tuple(self._home / name for name in self._recipe.encoders)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return load_registry(*self.registries)
+
+    def vision(self, representation: Representation) -> VisionRepresentation:
+        alone = Representation(representation.parts, representation.joining)  # whatever the connector
+        if alone not in self._visions:
+            self._visions[alone] = build_representation(
+                alone, self.registry, device=self.device, policy=self._recipe.resize
+            )
+        return self._visions[alone]
+
+    @cached_property
+    def llm(self) -> str:
+        """A folder, or a name on the Hugging Face Hub."""
+        local = self._home / self._recipe.llm
+        return str(local) if local.is_dir() else self._recipe.llm
+
+    @cached_property
+    def llm_identity(self) -> str:
+        local = Path(self.llm)
+        return digest([digest_of(path) for path in sorted(local.iterdir())]) if local.is_dir() else self.llm
+
+    @cached_property
+    def data(self) -> Path:
+        """The folder of the data, made if it has to be."""
+        prepare = self._recipe.prepare
+        if prepare is None:
+            folder = self._recipe.data_folder(self._home)
+            if folder is None:
+                raise ConfigError(
+                    f"data: no folder {self._recipe.data!r} beside the study file or below $ACSEARCH_DATA"
+                )
+            return folder
+        module, function = prepare.call.split(":")
+        try:
+            make = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"prepare: {prepare.call} cannot be imported: {error}") from error
+        folder = self._work / "data" / digest([prepare.model_dump_json()])[:SHORT]
+        make(
+            folder,
+            seed=prepare.seed,
+            sizes=prepare.sizes,
+            progress=lambda done, of: self.say(f"making data, {done} of {of} images"),
+        )
+        return folder
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        from acsearch.scores.pairs import read_pairs
+
+        assert self._recipe.correspondence is not None
+        return read_pairs(self.data / self._recipe.correspondence.pairs)
+
+    @cached_property
+    def pairs_digest(self) -> str:
+        pairs = self.pairs
+        arrays = (pairs.sizes, pairs.source, pairs.target, pairs.source_points, pairs.target_points, pairs.boxes)
+        groups = [] if pairs.geometry is None else [pairs.geometry.tobytes().hex()]
+        return digest([array.tobytes().hex() for array in arrays] + groups + [digest_of(p) for p in pairs.images])
+
+
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, read once while it does not change."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
+
+
+def digest(parts: Sequence[str]) -> str:
+    """sha256 of several texts."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

@@ -1,0 +1,197 @@
+"""What a study will run, and what that takes: operations, hours, memory and disk, from shapes alone.
+
+Nothing is downloaded, trained or written: models are built without weights. Training is reckoned at a stated share of
+the hardware's peak, so hours are as good as that share; evaluation with lmms-eval comes on top.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from acsearch.config.study_file import StudyConfig
+from acsearch.config.training import Hardware, Recipe
+from acsearch.errors import ConfigError, DataError
+from trainers.connectors.base import connector_class
+from trainers.data.manifest import read_manifest
+from trainers.encoders import Encoder, load_registry, make_encoder
+from trainers.encoders.joined import VisionRepresentation
+from trainers.job import Expect, Stage
+from trainers.model.flops import Shape, stage_memory, training_flops
+from trainers.representation import Part, Representation
+
+_LLMS = Path(str(resources.files("trainers.model"))) / "llms.yaml"
+_SHARE = 0.35  # of a measured matrix product's speed that tiny models reach on a CPU
+_WORDS = 1.3  # tokens of a word
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage of one candidate. flops: of the whole stage.  hours: on the hardware.  memory_gb: of a process."""
+
+    flops: float
+    hours: float
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class CandidatePlan:
+    """width: channels that the connector receives.  tokens: of an image.  weights: of the connector."""
+
+    representation: str
+    grid: tuple[int, int]
+    width: int
+    tokens: int
+    weights: int
+    align: Work
+    finetune: Work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """scoring: hours for A and C of all candidates.  finetuning: hours for the budget's, on average and at most.
+
+    disk_gb: features, if cached, results and checkpoints.  everything: hours if every candidate were finetuned.
+    """
+
+    study: str
+    budget: int
+    hardware: Hardware
+    llm_weights: int
+    candidates: tuple[CandidatePlan, ...]
+    scoring: float
+    finetuning: float
+    finetuning_most: float
+    everything: float
+    memory_gb: float
+    disk_gb: float
+
+
+def plan(config: StudyConfig, budget: int) -> Plan:
+    """Raises ConfigError where a model's shape or a data set's size is not known, SpaceError for unknown encoders."""
+    recipe = config.file.training
+    if recipe is None:
+        raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")
+    home = config.path.parent
+    hardware = recipe.hardware or this_machine()
+    llm = _llm_config(recipe.llm, home)
+    expected = {stage.data: _expect(recipe, stage, home) for stage in (recipe.align, recipe.finetune)}
+    registry = load_registry(*(home / name for name in recipe.encoders))
+    candidates, weights = [], _shape_of_llm(llm)
+    disk = 0.0
+    cached: dict[tuple[Part, str], float] = {}
+    encoders: dict[Part, Encoder] = {}
+    for representation in recipe.representations:
+        for part in representation.parts:
+            if part not in encoders:
+                encoders[part] = make_encoder(part, registry, device="meta")
+        vision = VisionRepresentation([encoders[part] for part in representation.parts], representation.joining)
+        shape, tokens, size = _shape(vision, representation, llm, weights)
+        works = []
+        for stage in (recipe.align, recipe.finetune):
+            wanted = expected[stage.data]
+            flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
+            speed = hardware.gpus * hardware.tflops * 1e12 * hardware.utilisation
+            memory = stage_memory(shape, stage, hardware.gpus, wanted.text_tokens)
+            works.append(Work(flops, flops / speed / 3600, memory / 1e9))
+            if stage.cache_features:
+                for part in representation.parts:
+                    size_of_map = encoders[part].grid[0] * encoders[part].grid[1] * encoders[part].width
+                    cached[part, stage.data] = 4.0 * wanted.samples * size_of_map
+        disk += 4.0 * size
+        name = representation.name(recipe.default_connector)
+        candidates.append(CandidatePlan(name, vision.grid, vision.width, tokens, size, works[0], works[1]))
+    hours = sorted((one.finetune.hours for one in candidates), reverse=True)
+    checkpoints = 1 + 3 * 2 if recipe.finetune.checkpoint_every else 1  # a result, and two with their optimizer
+    disk += sum(cached.values()) + 4.0 * weights.llm * (budget + checkpoints - 1)
+    return Plan(
+        study=config.file.name,
+        budget=budget,
+        hardware=hardware,
+        llm_weights=weights.llm,
+        candidates=tuple(candidates),
+        scoring=sum(one.align.hours for one in candidates),
+        finetuning=budget * sum(hours) / len(hours),
+        finetuning_most=sum(hours[:budget]),
+        everything=sum(hours),
+        memory_gb=max(work.memory_gb for one in candidates for work in (one.align, one.finetune)),
+        disk_gb=disk / 1e9,
+    )
+
+
+def this_machine() -> Hardware:
+    """The GPUs that are here; without one, the CPU at the speed of a matrix product."""
+    if torch.cuda.is_available():
+        from trainers.model.flops import peak_flops
+
+        properties = torch.cuda.get_device_properties(0)
+        peak = peak_flops(torch.device("cuda:0")) or 100e12
+        memory = properties.total_memory / 1e9
+        return Hardware(name=properties.name, gpus=torch.cuda.device_count(), tflops=peak / 1e12, memory_gb=memory)
+    left, right = torch.ones(512, 512), torch.ones(512, 512)
+    left @ right
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.2:
+        left @ right
+        count += 1
+    tflops = count * 2 * 512**3 / (time.perf_counter() - began) / 1e12
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    name = f"this machine's CPU, {torch.get_num_threads()} threads"
+    return Hardware(name=name, kind="CPU", gpus=1, tflops=tflops, memory_gb=memory, utilisation=_SHARE)
+
+
+def _expect(recipe: Recipe, stage: Stage, home: Path) -> Expect:
+    """Size of a stage's data: of the manifest if it is here, else as the study file expects."""
+    folder = recipe.data_folder(home)
+    if folder is not None and (folder / stage.data).is_file():
+        try:
+            manifest = read_manifest(folder / stage.data)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        words = [sum(len(turn.text.split()) for turn in manifest.turns(i)) for i in range(0, len(manifest), 97)]
+        return Expect(samples=len(manifest), text_tokens=max(1, round(_WORDS * sum(words) / len(words))))
+    if stage.expect is None:
+        raise ConfigError(f"{stage.data}: is not there yet, and its stage does not say what to expect: {{samples, ..}}")
+    return stage.expect
+
+
+def _llm_config(llm: str, home: Path) -> Any:
+    """A model's configuration: from its folder, the cache of the hub, or the table of known shapes."""
+    from transformers import AutoConfig
+
+    folder = home / llm
+    try:
+        name = str(folder) if folder.is_dir() else llm
+        return AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        known = yaml.safe_load(_LLMS.read_text(encoding="utf-8"))
+        if llm not in known:
+            raise ConfigError(
+                f"llm {llm}: no such folder, not in the hub's cache, and of unknown shape; known: {', '.join(known)}"
+            ) from error
+        return AutoConfig.for_model(**known[llm])
+
+
+def _shape_of_llm(config: Any) -> Shape:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return Shape.of_llm(AutoModelForCausalLM.from_config(config))
+
+
+def _shape(
+    vision: VisionRepresentation, representation: Representation, config: Any, llm: Shape
+) -> tuple[Shape, int, int]:
+    """Shape of the whole model, its tokens of an image, and the connector's weights."""
+    choice = representation.connector
+    with torch.device("meta"):
+        connector = connector_class(choice.kind)(vision.grid, vision.width, config.hidden_size, choice.option)
+    size = sum(weight.numel() for weight in connector.parameters())
+    return llm.seeing(vision, connector), connector.tokens, size

@@ -1,0 +1,96 @@
+"""Attempts at a piece of work: who tried, how it ended, and whether to try again by itself.
+
+done       its result is in the storage
+preempted  it stopped in order because it was asked to: again, at once
+failed     this candidate cannot be trained (memory, a loss that diverged): never again
+refused    something must be put right first, bad data for instance: not before a person says so
+crashed    anything else, such as a node, a driver or a network that failed; an attempt without an end, whose owner is
+           gone, counts as one: again, each time after a longer pause, and not for ever
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import takewhile
+from pathlib import Path
+
+from acsearch.errors import AcsearchError, CandidateError, CrashedError, PreemptedError
+from acsearch.redaction import without_secrets
+
+MOST = 5  # crashes in a row
+PAUSE = timedelta(seconds=30)  # after the first crash; it doubles with each
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try. ended, outcome, error: None until it has ended, and for ever where it was killed."""
+
+    who: str
+    began: str
+    ended: str | None = None
+    outcome: str | None = None
+    error: str | None = None
+
+    @classmethod
+    def begin(cls) -> Attempt:
+        return cls(who(), datetime.now().isoformat(timespec="seconds"))
+
+    def end(self, outcome: str, error: str | None = None) -> Attempt:
+        said = None if error is None else without_secrets(error)  # it is kept with the study, and moves with it
+        return replace(self, ended=datetime.now().isoformat(timespec="seconds"), outcome=outcome, error=said)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that has been handed over. log: what it says, where it can be read on that cluster."""
+
+    cluster: str
+    job: str
+    log: str
+    submitted: str
+
+    def __str__(self) -> str:
+        return f"job {self.job} of {self.cluster}"
+
+    def last_lines(self, count: int = 5) -> list[str]:
+        """The end of the job's log, empty where it cannot be read from here."""
+        try:
+            return Path(self.log).read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+        except OSError:
+            return []
+
+
+def who() -> str:
+    """Host, process and job of this process."""
+    here = f"{socket.gethostname()}, process {os.getpid()}"
+    if job := os.environ.get("SLURM_JOB_ID"):
+        here += f", job {job} of {os.environ.get('SLURM_CLUSTER_NAME', 'its cluster')}"
+    return here
+
+
+def outcome_of(error: BaseException) -> str:
+    """How an attempt ended that raised this."""
+    if isinstance(error, PreemptedError | KeyboardInterrupt):
+        return "preempted"
+    if isinstance(error, CandidateError):
+        return "failed"
+    return "refused" if isinstance(error, AcsearchError) and not isinstance(error, CrashedError) else "crashed"
+
+
+def not_before(attempts: Sequence[Attempt], since: datetime) -> datetime | None:
+    """When to try again, in the past for at once; None for not by itself. since: earlier attempts do not count, for a
+    person has asked anew."""
+    recent = [attempt for attempt in attempts if datetime.fromisoformat(attempt.began) >= since.replace(microsecond=0)]
+    if not recent:
+        return since
+    if recent[-1].outcome in ("failed", "refused"):
+        return None
+    crashed = list(takewhile(lambda attempt: attempt.outcome in (None, "crashed"), reversed(recent)))
+    if len(crashed) >= MOST:
+        return None
+    last = datetime.fromisoformat(recent[-1].ended or recent[-1].began)
+    return last + PAUSE * 2 ** (len(crashed) - 1) if crashed else last

@@ -1,0 +1,233 @@
+"""A study as its storage holds it: what is searched, what has been found, who is at what.
+
+Optuna's storage is the truth. The study's user attributes hold what it was started with (`acsearch`), the budget, each
+candidate's A and C (`score-ROW`), the runs of the MLflow record, and for each piece of work (`score-ROW` or
+`trial-NUMBER`) the attempts at it and the job it was last handed to. A trial is one full finetune; its user attributes
+hold its scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from acsearch.config.study_file import Source, load_prior, load_source
+from acsearch.errors import StudyError
+from acsearch.law.bayes import objective_weights
+from acsearch.law.least_squares import Features
+from acsearch.law.prior import Prior
+from acsearch.policies.registry import make_policy
+from acsearch.policies.sampler import PARAMETER, SCORES, CandidateSampler
+from acsearch.runners.base import CandidateScores, Observation, is_scored, with_scores
+from acsearch.study.attempts import Attempt, Submission
+from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
+from acsearch.study.validation import check, reading
+from acsearch.tables.table import Table
+from trainers.utils.locks import Claims
+
+FORMAT = 2
+SCORE, TRIAL = "score-", "trial-"  # pieces of work
+ABOUT, BUDGET, ATTEMPTS, JOB, RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
+POINTS, ERRORS, SECONDS, CHECKPOINT = "points", "errors", "seconds", "checkpoint"  # of a trial
+REPRESENTATION, SURPLUS = "representation", "surplus"
+Part = TypeVar("Part", Table, Prior)
+
+
+class StoredStudy:
+    """Reads and writes a study in its storage. `acsearch.study.study.Study` works on it."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Claims) -> None:
+        self._study = optuna.load_study(study_name=name, storage=storage)
+        self.name = name
+        self.locks = locks
+        self._steps: dict[tuple[int, ...], Step] = {}
+        self._scored: Table | None = None
+
+    @property
+    def budget(self) -> int:
+        return int(self._study.user_attrs[BUDGET])
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = self._study.user_attrs[ABOUT]
+        if about.get("format") != FORMAT:
+            raise StudyError(
+                f"study {self.name!r} was written by another version of acsearch (format {about.get('format')})"
+            )
+        return about
+
+    @property
+    def source(self) -> Source:
+        """Where the candidates come from."""
+        return Source(**self._about["table"]["source"])
+
+    @cached_property
+    def _pool(self) -> Table:
+        """The candidates as they were when the study was started."""
+        source = self.source
+        what = "training" if source.study else "table"
+        return self._unchanged("table", load_source(source), f"{what} {source.study or source.table}")
+
+    @property
+    def _table(self) -> Table:
+        """The candidates with the A and C that have been measured so far."""
+        if self._scored is None:
+            prefix = len(SCORE)
+            attributes = self._study.user_attrs.items()
+            scores = {int(key[prefix:]): value for key, value in attributes if key.startswith(SCORE)}
+            table = with_scores(self._pool, scores)
+            if not is_scored(table):
+                return table
+            self._scored = table  # nothing is measured twice
+        return self._scored
+
+    @property
+    def unscored(self) -> list[int]:
+        """Candidates whose A is not known yet."""
+        return np.flatnonzero(np.isnan(self._table.alignment[:, 0])).tolist()
+
+    @cached_property
+    def _prior(self) -> Prior:
+        source = self._about["prior"]["source"]
+        return self._unchanged("prior", load_prior(source), f"prior {source}")
+
+    def _unchanged(self, what: str, part: Part, name: str) -> Part:
+        if digest(part) != self._about[what]["digest"]:
+            raise StudyError(f"study {self.name!r}: the {name} has changed since the study was started")
+        return part
+
+    @cached_property
+    def _sampler(self) -> CandidateSampler:
+        table = self._table
+        policy = make_policy(self._about["policy"], self._prior)
+        weights = objective_weights(table.benchmarks, self._about["objective"])
+        return CandidateSampler(policy, Features.of(table), table.benchmarks, weights, self._about["seed"])
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials but those beyond the budget, in order."""
+        return [trial for trial in self._study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
+
+    def snapshot(self) -> Snapshot:
+        """The study as it is now. Raises StudyError where its storage does not hold what a study can be."""
+        with reading(f"study {self.name!r}"):
+            return check(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        about, runs = self._about, self.runs
+        return Snapshot(
+            name=self.name,
+            title=about["title"],
+            table=self._table,
+            objective=about["objective"],
+            policy=about["policy"],
+            prior=self._prior,
+            seed=about["seed"],
+            budget=self.budget,
+            started=datetime.fromisoformat(about["started"]),
+            finetunes=tuple(self._record(trial, runs) for trial in self._trials()),
+            memory=self._steps,
+        )
+
+    def _record(self, trial: FrozenTrial, runs: dict[str, str]) -> FinetuneRecord:
+        state, work = trial.state.name.lower(), f"{TRIAL}{trial.number}"
+        owner = self.locks.holder(work) if trial.state == TrialState.RUNNING else None
+        submission = self.submission(work)
+        if trial.state == TrialState.RUNNING and owner is None:
+            state = "interrupted"
+        complete = trial.state == TrialState.COMPLETE
+        return FinetuneRecord(
+            trial=trial.number,
+            candidate=trial.params.get(PARAMETER),
+            representation=trial.user_attrs.get(REPRESENTATION, ""),
+            state="failed" if state == "fail" else state,
+            points=trial.user_attrs[POINTS] if complete else {},
+            errors=trial.user_attrs[ERRORS] if complete else {},
+            seconds=trial.user_attrs[SECONDS] if complete else None,
+            checkpoint=trial.user_attrs[CHECKPOINT] if complete else None,
+            run=runs.get(f"finetune/{trial.number}"),
+            objective=trial.value if complete else None,
+            started=trial.datetime_start or datetime.fromisoformat(self._about["started"]),
+            finished=trial.datetime_complete,
+            owner=owner,
+            attempts=self.attempts(work),
+            submission=submission,
+        )
+
+    # -- what is written down ------------------------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """The runs of the MLflow record; see `acsearch.reporting.mlflow_record.Record.record`."""
+        return dict(self._study.user_attrs.get(RUNS, {}))
+
+    def note_runs(self, runs: dict[str, str]) -> None:
+        """Remember which runs of the MLflow record are ours."""
+        if runs != self.runs:
+            self._study.set_user_attr(RUNS, runs)
+
+    def attempts(self, work: str) -> tuple[Attempt, ...]:
+        """All attempts at a piece of work, oldest first. work: `score-ROW` or `trial-NUMBER`."""
+        return tuple(Attempt(**one) for one in self._study.user_attrs.get(ATTEMPTS + work, ()))
+
+    def note_attempts(self, work: str, attempts: Sequence[Attempt]) -> None:
+        """For who holds the work's lock."""
+        self._study.set_user_attr(ATTEMPTS + work, [asdict(one) for one in attempts])
+
+    def submission(self, work: str) -> Submission | None:
+        """The job that a piece of work was last handed to."""
+        found = self._study.user_attrs.get(JOB + work)
+        return found and Submission(**found)
+
+    def note_submission(self, work: str, submission: Submission) -> None:
+        self._study.set_user_attr(JOB + work, asdict(submission))
+
+    def note_scores(self, row: int, scores: CandidateScores) -> None:
+        self.locks.confirm()
+        self._study.set_user_attr(f"{SCORE}{row}", asdict(scores))
+
+    def tell(self, trial: Trial, observation: Observation) -> None:
+        """A trial is finished: its scores go first, so that one that is complete has them."""
+        table = self._table
+        values = np.array([observation.scores[name] for name in table.benchmarks])
+        scaled = (values - table.floor) / table.span
+        self.locks.confirm()
+        trial.set_user_attr(POINTS, observation.scores)
+        trial.set_user_attr(ERRORS, observation.errors)
+        trial.set_user_attr(SECONDS, observation.seconds)
+        trial.set_user_attr(CHECKPOINT, observation.checkpoint)
+        trial.set_user_attr(SCORES, dict(zip(table.benchmarks, scaled.tolist(), strict=True)))
+        objective = float(scaled @ objective_weights(table.benchmarks, self._about["objective"]))
+        self._study.tell(trial.number, objective, skip_if_finished=True)
+
+    def tell_failed(self, number: int) -> None:
+        """A trial will never finish. It stays spent, and its candidate is not proposed again."""
+        self.locks.confirm()
+        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def exists(storage: optuna.storages.BaseStorage, name: str) -> bool:
+    """Whether a study of this name has been started; one that a crash left half-written has not."""
+    return any(summary.study_name == name for summary in summaries(storage))
+
+
+def summaries(storage: optuna.storages.BaseStorage) -> list[optuna.study.StudySummary]:
+    """The acsearch studies of a storage, oldest first."""
+    with reading("--storage"):
+        return [one for one in optuna.get_all_study_summaries(storage) if ABOUT in one.user_attrs]
+
+
+def digest(part: Table | Prior) -> str:
+    """Fingerprint of all that a study reads from a table or a prior."""
+    content: object = part
+    if isinstance(part, Table):
+        arrays = (part.scores.tobytes(), part.alignment.tobytes(), part.correspondence.tobytes())
+        content = (part.representations, part.sheet, *arrays)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -1,0 +1,373 @@
+"""A study: from candidates to a recommendation, one finetune at a time.
+
+    start      write down what is searched, once
+    run        score every candidate: its A and C
+               next trial -> propose -> finetune -> record its scores -> tell; until the budget is spent
+    snapshot   what is known now: after each finetune, what the law believed and recommended
+
+Optuna's storage is the truth. Everything else (the MLflow record, the report) is derived from a `Snapshot` of it and
+can be made again. A trial is one full finetune, and the budget is exact:
+
+- Trials are asked for under a lock, and one whose place among the trials is beyond the budget is never started: if two
+  controllers got past the lock, the lower trial number would win.
+- A trial is worked on under its own lock. A trial that is running and whose lock is free belonged to a controller that
+  died; the next one takes it up under the same number, so a crash costs no finetune.
+- A proposal depends on (study seed, trial number) and the finished trials alone, so whoever resumes proposes the same.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from acsearch.config.study_file import NAME, StudyConfig, StudyFile
+from acsearch.errors import CandidateError, ConfigError, CrashedError, LeaseLostError, StudyError
+from acsearch.law.prior import Prior
+from acsearch.policies.registry import make_policy, resolve
+from acsearch.policies.sampler import PARAMETER
+from acsearch.runners.base import Finetunes
+from acsearch.study.attempts import Attempt, not_before, outcome_of
+from acsearch.study.snapshot import Step
+from acsearch.study.stored import (
+    ABOUT,
+    BUDGET,
+    FORMAT,
+    REPRESENTATION,
+    SCORE,
+    SURPLUS,
+    TRIAL,
+    StoredStudy,
+    digest,
+    exists,
+    summaries,
+)
+from acsearch.tables.table import Table
+from trainers.utils.locks import Claims
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person watching wants to hear about.
+
+    kind: scoring, scored, proposed, resumed, submitted, finetuning, finetuned, failed, waiting, or doing; `text` says
+    more of some.
+    """
+
+    kind: str
+    trial: int
+    representation: str
+    step: Step | None = None
+    text: str = ""
+
+
+Watch = Callable[[Event], None]
+_LOOK = 2.0  # seconds between looks at what others finish
+
+
+class Study(StoredStudy):
+    """A study that is worked on. Made by `Study.start` or `Study.open`."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Claims) -> None:
+        super().__init__(storage, name, locks)
+        self._awaited: set[int] = set()  # trials of others that we have told of
+
+    # -- start and open ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def start(
+        cls,
+        storage: optuna.storages.BaseStorage,
+        locks: Claims,
+        *,
+        name: str,
+        config: StudyConfig,
+        budget: int,
+        resume: bool = False,
+    ) -> Study:
+        """Write a new study down. Raises StudyError if the name is taken, else as `check_start`.
+
+        resume: a study of this name is opened instead, as it is but for a larger budget.
+        """
+        file, table, prior = config.file, config.table, config.prior
+        check_start(file, table, prior, budget)
+        with locks.exclusive("start"):
+            if resume and exists(storage, name):
+                there = cls(storage, name, locks)
+                there.snapshot()  # before anything is written to what cannot be gone on with
+                if budget > there.budget:
+                    there.raise_budget(budget)
+                return there
+            check_free(storage, locks, name)
+            study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            study.set_user_attr(BUDGET, budget)
+            about = {
+                "format": FORMAT,
+                "title": file.title,
+                "table": {"source": vars(config.source), "digest": digest(table)},
+                "objective": file.objective,
+                "policy": resolve(file.policy),
+                "prior": {"source": file.prior, "digest": digest(prior)},
+                "seed": file.seed,
+                "started": datetime.now().isoformat(),
+            }
+            study.set_user_attr(ABOUT, about)  # last: a study without it was never started
+        return cls(storage, name, locks)
+
+    @classmethod
+    def open(cls, storage: optuna.storages.BaseStorage, locks: Claims, name: str) -> Study:
+        """Raises StudyError, naming the studies there are, when there is none of this name."""
+        if not exists(storage, name):
+            names = [summary.study_name for summary in summaries(storage)]
+            there = f"there are {', '.join(names)}" if names else "the storage has none yet; acsearch study start"
+            raise StudyError(f"no study {name!r}: {there}")
+        return cls(storage, name, locks)
+
+    def raise_budget(self, budget: int) -> None:
+        """Allow more finetunes. Raises ConfigError for fewer than the study has, or more than there are candidates."""
+        with self.locks.exclusive("ask"):
+            limit = len(self._table.representations)
+            if not self.budget <= budget <= limit:
+                raise ConfigError(f"--budget {budget}: the study has {self.budget}; choose {self.budget} to {limit}")
+            self._study.set_user_attr(BUDGET, budget)
+
+    # -- the walk of one candidate -------------------------------------------------------------------------------------
+
+    def run(self, finetunes: Finetunes, watch: Watch) -> None:
+        """Spend what is left of the budget, one finetune after the other; taking up what a dead controller left.
+
+        Returns when every trial is finished, also those that other controllers work on.
+        """
+        news = News(self, watch)
+        self.score(finetunes, watch, news)
+        while True:
+            with self._next_trial(watch) as trial, suppress(LeaseLostError):  # then another one is at it
+                if trial is not None:
+                    self._finetune(trial, finetunes, watch)
+            news.tell()
+            if trial is None:
+                if not self.unfinished():
+                    return
+                time.sleep(_LOOK)  # others are at them; should one die, its trial is taken up
+
+    def score(self, finetunes: Finetunes, watch: Watch, news: News) -> None:
+        """Measure A and C of every candidate that has none yet; those that another controller is at come last."""
+        for wait in (False, True):
+            for row in self.unscored:
+                with ExitStack() as claim:
+                    if wait:
+                        claim.enter_context(self.locks.exclusive(f"{SCORE}{row}"))
+                    elif not claim.enter_context(self.locks.claim(f"{SCORE}{row}")):
+                        continue
+                    self._score(row, finetunes, watch)
+                news.tell()
+
+    def _score(self, row: int, finetunes: Finetunes, watch: Watch) -> None:
+        if row in self.unscored:  # else somebody was quicker
+            name = self._pool.representations[row]
+            say = partial(self._say, watch, row, name)
+            watch(Event("scoring", row, name))
+            for attempt in self._attempts_at(f"{SCORE}{row}", say):
+                with attempt:
+                    self.note_scores(row, finetunes.score(row, say))
+
+    def _finetune(self, trial: Trial, finetunes: Finetunes, watch: Watch) -> None:
+        candidate = trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
+        name = self._table.representations[candidate]
+        say = partial(self._say, watch, trial.number, name)
+        watch(Event("finetuning", trial.number, name))
+        run = self.runs.get(f"finetune/{trial.number}")
+        try:
+            for attempt in self._attempts_at(f"{TRIAL}{trial.number}", say):
+                with attempt:
+                    self.tell(trial, finetunes.finetune(candidate, trial.number, run, say))
+        except CandidateError:
+            self.tell_failed(trial.number)
+
+    def score_one(self, row: int, finetunes: Finetunes, watch: Watch, patience: float = 0.0) -> None:
+        """Measure A and C of one candidate; nothing if they are known. patience, errors: as of `finetune_one`."""
+        if not 0 <= row < len(self._pool.representations):
+            raise StudyError(
+                f"study {self.name!r} has candidates 0 to {len(self._pool.representations) - 1}, not {row}"
+            )
+        with self._own(f"{SCORE}{row}", patience):
+            self._score(row, finetunes, watch)
+
+    def finetune_one(self, number: int, finetunes: Finetunes, watch: Watch, patience: float = 0.0) -> None:
+        """Finetune the candidate of one trial, whoever proposed it; nothing if that has been done.
+
+        patience: seconds to wait for somebody who is at it. Raises StudyError when they still are, or when there is no
+        such trial within the budget.
+        """
+        with self._own(f"{TRIAL}{number}", patience):
+            trials = {trial.number: trial for trial in self._trials()[: self.budget] if PARAMETER in trial.params}
+            if number not in trials:
+                known = ", ".join(map(str, trials)) or "none yet"
+                raise StudyError(f"study {self.name!r} has no trial {number}; its trials: {known}")
+            if trials[number].state == TrialState.RUNNING:
+                self._finetune(Trial(self._study, trials[number]._trial_id), finetunes, watch)
+
+    @contextmanager
+    def _own(self, work: str, patience: float) -> Iterator[None]:
+        until = time.monotonic() + patience
+        while self.locks.held(work) and time.monotonic() < until:
+            time.sleep(_LOOK)
+        with self.locks.claim(work) as ours:
+            if not ours:
+                raise StudyError(f"study {self.name!r}: {work} is worked on by {self.locks.holder(work) or 'somebody'}")
+            yield
+
+    def _attempts_at(self, work: str, say: Callable[[str], None]) -> Iterator[AbstractContextManager[None]]:
+        """Attempts at a piece of work whose lock we hold, until one ends well: another only after a crash."""
+        since, going_on = datetime.now(), True
+
+        @contextmanager
+        def attempt() -> Iterator[None]:
+            nonlocal going_on
+            before, this = self.attempts(work), Attempt.begin()
+            self.note_attempts(work, [*before, this])
+            try:
+                yield
+            except LeaseLostError:
+                raise  # it is not ours to write any more
+            except BaseException as error:
+                ended = this.end(outcome_of(error), f"{type(error).__name__}: {error}")
+                self.note_attempts(work, [*before, ended])
+                again = not_before([*before, ended], since)
+                if again is None or not isinstance(error, OSError | CrashedError):
+                    raise
+                say(f"{error}; again at {again:%H:%M:%S}")
+                time.sleep(max(0.0, (again - datetime.now()).total_seconds()))
+            else:
+                self.note_attempts(work, [*before, this.end("done")])
+                going_on = False
+
+        while going_on:
+            yield attempt()
+
+    def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
+        self.locks.confirm(ask=False)
+        watch(Event("doing", number, name, text=text))
+
+    @contextmanager
+    def _next_trial(self, watch: Watch) -> Iterator[Trial | None]:
+        """A trial of our own with its candidate proposed, its lock held; None when nothing is left to start."""
+        with ExitStack() as claim:
+            with self.locks.exclusive("ask"):
+                trial = self._orphan(claim, watch) or self._ask(claim, watch)
+            yield trial
+
+    def propose(self, watch: Watch) -> int | None:
+        """A new trial with its candidate, for others to finetune; None when the budget has been spent."""
+        with self.locks.exclusive("ask"), ExitStack() as claim:
+            halves = [trial for trial in self.unfinished() if PARAMETER not in trial.params]  # whose asker died
+            trial = self._propose(Trial(self._study, halves[0]._trial_id), "resumed", watch) if halves else None
+            trial = trial or self._ask(claim, watch)
+            return None if trial is None else trial.number
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """Trials within the budget that are not finished, whoever works on them; lowest first."""
+        return [trial for trial in self._trials()[: self.budget] if trial.state == TrialState.RUNNING]
+
+    def _orphan(self, claim: ExitStack, watch: Watch) -> Trial | None:
+        """The first running trial within the budget that no living controller works on."""
+        for place, trial in enumerate(self._trials()):
+            if trial.state != TrialState.RUNNING or place >= self.budget:
+                continue
+            with ExitStack() as attempt:
+                ours = attempt.enter_context(self.locks.claim(f"{TRIAL}{trial.number}"))
+                if not ours:
+                    self._await(trial, watch)
+                elif self._trials()[place].state == TrialState.RUNNING:  # else its owner finished it just now
+                    claim.enter_context(attempt.pop_all())
+                    return self._propose(Trial(self._study, trial._trial_id), "resumed", watch)
+        return None
+
+    def _await(self, trial: FrozenTrial, watch: Watch) -> None:
+        if trial.number not in self._awaited:
+            self._awaited.add(trial.number)
+            owner = self.locks.holder(f"{TRIAL}{trial.number}") or "another controller"
+            watch(Event("waiting", trial.number, trial.user_attrs.get(REPRESENTATION, "a candidate"), text=owner))
+
+    def _ask(self, claim: ExitStack, watch: Watch) -> Trial | None:
+        """A new trial, unless the budget has been spent."""
+        if len(self._trials()) >= self.budget:
+            return None
+        trial = self._study.ask()
+        place = sum(other.number < trial.number for other in self._trials())
+        if place >= self.budget:  # only if somebody asked without our lock; the lower numbers win
+            trial.set_user_attr(SURPLUS, True)
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        claim.enter_context(self.locks.exclusive(f"{TRIAL}{trial.number}"))
+        return self._propose(trial, "proposed", watch)
+
+    def _propose(self, trial: Trial, kind: str, watch: Watch) -> Trial:
+        """Let the policy choose the trial's candidate; one that was chosen before a crash stays."""
+        self._study.sampler = self._sampler
+        representation = self._table.representations[
+            trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
+        ]
+        trial.set_user_attr(REPRESENTATION, representation)
+        watch(Event(kind, trial.number, representation))
+        return trial
+
+
+class News:
+    """Tells a watcher what has been scored and finetuned since it was last asked, by whomever."""
+
+    def __init__(self, study: Study, watch: Watch) -> None:
+        self._study, self._watch = study, watch
+        self._unscored, self._told = set(study.unscored), self._over()
+
+    def tell(self) -> None:
+        unscored = set(self._study.unscored)
+        for row in sorted(self._unscored - unscored):
+            self._watch(Event("scored", row, self._study.snapshot().table.representations[row]))
+        self._unscored = unscored
+        if len(over := self._over()) > len(self._told):
+            snapshot = self._study.snapshot()
+            for step, record in zip(snapshot.steps[1:], snapshot.finished, strict=True):
+                if record.trial in over - self._told:
+                    self._watch(Event("finetuned", record.trial, record.representation, step))
+            for record in snapshot.finetunes:
+                if record.state == "failed" and record.trial in over - self._told:
+                    why = record.attempts[-1].error if record.attempts else None
+                    self._watch(Event("failed", record.trial, record.representation, text=why or ""))
+            self._told = over
+
+    def _over(self) -> set[int]:
+        return {trial.number for trial in self._study._trials() if trial.state.is_finished()}
+
+
+def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> None:
+    """Raises ConfigError or DefinitionError for a study whose parts do not fit together."""
+    if not 1 <= budget <= len(table.representations):
+        raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
+    if file.objective != "mean" and file.objective not in table.benchmarks:
+        raise ConfigError(f"objective {file.objective!r}: neither 'mean' nor one of {', '.join(table.benchmarks)}")
+    prior.check(table.sheet)
+    make_policy(file.policy, prior)
+
+
+def check_free(storage: optuna.storages.BaseStorage, locks: Claims, name: str) -> None:
+    """Raises StudyError when a study of this name exists, saying how to go on with it."""
+    if exists(storage, name):
+        there = Study(storage, name, locks).snapshot()
+        raise StudyError(
+            f"study {name!r} exists, {len(there.finished)} of {there.budget} finetunes done: go on with "
+            f"acsearch study resume {name}, or choose another --name"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raises StudyError for what cannot be a study's name."""
+    if not re.fullmatch(NAME, name):
+        raise StudyError(f"{name!r} is not a study's name: letters, digits, '.', '_' and '-', 100 at most")

@@ -1,0 +1,1 @@
+"""Recorded tables: representations, their A and C, and their scores on benchmarks."""

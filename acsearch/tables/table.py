@@ -1,0 +1,301 @@
+"""Recorded tables: what every candidate scored on every benchmark, with its A and C, read strictly.
+
+A table is a CSV of one line per cell, `representation,benchmark,score,alignment,correspondence`, and a sheet beside it
+that says what the columns mean: which definitions of A and C, which LLM, which source, and the floor and ceiling of
+each benchmark. A sixth column, `standard_error`, may tell how sure each score is. Correspondence may be left empty.
+Alignment may differ from benchmark to benchmark (as `A_cos` does); correspondence belongs to the encoder alone and
+may not.
+
+Nothing here opens a file: `acsearch.config.study_file` does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acsearch.errors import TableError
+
+COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence")
+UNSTATED = "unstated"
+LARGEST = 1e12  # of any number: far above all scores, and its square is still a float
+_OPTIONAL = "correspondence"
+_ERROR = "standard_error"  # a column that a table may have
+_LONGEST = 200  # characters of a name, so that it fits where MLflow and people look at it
+_RESERVED = "mean"  # as an objective it is the average of all benchmarks
+_ROUNDING = 1e-9  # relative; what differs by less is the same value
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark and the fixed scale of its scores.
+
+    floor: the score of a model that knows nothing (chance).  ceiling: the best score there is. Both in points.
+    """
+
+    name: str
+    floor: float
+    ceiling: float
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a table's columns mean. `stated` is False where no sheet was given and the scales are a guess."""
+
+    alignment: str = UNSTATED
+    correspondence: str = UNSTATED
+    llm: str = UNSTATED
+    source: str = UNSTATED
+    title: str = ""
+    benchmarks: tuple[Benchmark, ...] = ()
+    stated: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Scores of N candidates on M benchmarks, every cell known.
+
+    scores, alignment: (N, M).  correspondence: (N,), NaN where it is not known.
+    errors: (N, M) standard errors of the scores in points, NaN where they are not known.
+    """
+
+    name: str
+    representations: tuple[str, ...]
+    scores: NDArray[np.float64]
+    alignment: NDArray[np.float64]
+    correspondence: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    sheet: Sheet
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        return tuple(benchmark.name for benchmark in self.sheet.benchmarks)
+
+    @property
+    def floor(self) -> NDArray[np.float64]:
+        """(M,) in points."""
+        return np.array([benchmark.floor for benchmark in self.sheet.benchmarks])
+
+    @property
+    def span(self) -> NDArray[np.float64]:
+        """(M,) ceiling minus floor, in points."""
+        return np.array([benchmark.ceiling - benchmark.floor for benchmark in self.sheet.benchmarks])
+
+    @property
+    def scaled(self) -> NDArray[np.float64]:
+        """(N, M) scores with floor 0 and ceiling 1."""
+        return (self.scores - self.floor) / self.span
+
+    @property
+    def has_correspondence(self) -> bool:
+        """Whether C is known for every candidate; where it is not, the law goes without it."""
+        return not np.isnan(self.correspondence).any()
+
+    def benchmark_index(self, name: str) -> int:
+        """Column of a benchmark. Raises TableError naming those there are."""
+        if name not in self.benchmarks:
+            raise TableError(f"{self.name}: no benchmark {name!r}; it has {', '.join(self.benchmarks)}")
+        return self.benchmarks.index(name)
+
+    def subset(self, rows: Sequence[int] | NDArray[np.intp]) -> Table:
+        """The same table with only these candidates, in this order."""
+        index = np.asarray(rows, dtype=np.intp)
+        return replace(
+            self,
+            representations=tuple(self.representations[i] for i in index),
+            scores=self.scores[index],
+            alignment=self.alignment[index],
+            correspondence=self.correspondence[index],
+            errors=self.errors[index],
+        )
+
+
+def parse_table(text: str, name: str, sheet: Sheet | None = None) -> Table:
+    """Read a table from CSV text.
+
+    Without a sheet the definitions are unstated and each benchmark's scale is guessed as 0 to the next full mark
+    (1, 100, 200, 500, 1000, ...), never from the best score itself.
+    Raises TableError naming the line and the cell for anything that is missing, doubled, unknown or not a number.
+    """
+    cells = _read_cells(text, name)
+    representations = tuple(dict.fromkeys(representation for representation, _ in cells))
+    benchmarks = tuple(dict.fromkeys(benchmark for _, benchmark in cells))
+    for representation in representations:
+        for benchmark in benchmarks:
+            if (representation, benchmark) not in cells:
+                raise TableError(f"{name}: no line for representation {representation!r} on benchmark {benchmark!r}")
+    if len(representations) < 2:
+        raise TableError(f"{name}: only one representation, {representations[0]!r}; a table compares two or more")
+
+    def column(key: str) -> NDArray[np.float64]:
+        return np.array([[cells[r, b][key] for b in benchmarks] for r in representations])
+
+    scores, alignment = column("score"), column("alignment")
+    for values, what in ((scores, "score"), (alignment, "alignment")):
+        constant = _without_variation(values)
+        if constant.any():
+            column_index = int(constant.argmax())
+            raise TableError(
+                f"{name}: benchmark {benchmarks[column_index]!r} has the same {what} ({values[0, column_index]:g}) for "
+                f"every representation, so it cannot tell them apart; remove its lines"
+            )
+    table_sheet = _guess(benchmarks, scores) if sheet is None else _ordered(sheet, benchmarks, name)
+    correspondence = _one_per_representation(cells, representations, name)
+    table = Table(name, representations, scores, alignment, correspondence, column(_ERROR), table_sheet)
+    _check_range(table, cells)
+    if table_sheet.correspondence == "none" and not np.isnan(table.correspondence).all():
+        raise TableError(f"{name}: its sheet says correspondence: none, but the table gives values")
+    return table
+
+
+def _without_variation(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each column holds one value only, up to rounding."""
+    same: NDArray[np.bool_] = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0)
+    return same
+
+
+def _read_cells(text: str, name: str) -> dict[tuple[str, str], dict[str, float]]:
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
+    cells: dict[tuple[str, str], dict[str, float]] = {}
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise TableError(f"{name}: the file is empty; its first line must be {','.join(COLUMNS)}")
+        _check_header(header, name)
+        for row in reader:
+            if row:
+                _read_row(dict(zip(header, row, strict=False)), len(row), len(header), name, reader.line_num, cells)
+    except csv.Error as error:
+        raise TableError(f"{name}, line {reader.line_num}: not readable as CSV: {error}") from error
+    if not cells:
+        raise TableError(f"{name}: no line after the header")
+    return cells
+
+
+def _check_header(header: list[str], name: str) -> None:
+    doubled = sorted({column for column in header if header.count(column) > 1})
+    unknown = [column for column in header if column not in (*COLUMNS, _ERROR)]
+    missing = [column for column in COLUMNS if column not in header]
+    for what, columns in (("doubled", doubled), ("unknown", unknown), ("missing", missing)):
+        if columns:
+            raise TableError(
+                f"{name}, line 1: {what} column {', '.join(map(repr, columns))}; the columns are {','.join(COLUMNS)}"
+            )
+
+
+def _read_row(
+    row: dict[str, str],
+    width: int,
+    expected: int,
+    name: str,
+    line: int,
+    cells: dict[tuple[str, str], dict[str, float]],
+) -> None:
+    where = f"{name}, line {line}"
+    if width != expected:
+        raise TableError(f"{where}: {width} cells where the header has {expected}")
+    for column in ("representation", "benchmark"):
+        name_given = row[column]
+        if not name_given.strip() or name_given != name_given.strip() or not name_given.isprintable():
+            raise TableError(f"{where}, column {column}: {name_given!r} is not a name")
+        if len(name_given) > _LONGEST:
+            raise TableError(f"{where}, column {column}: a name of {len(name_given)} characters; {_LONGEST} at most")
+    if row["benchmark"] == _RESERVED:
+        raise TableError(f"{where}, column benchmark: {_RESERVED!r} stands for the average of all; give another name")
+    key = (row["representation"], row["benchmark"])
+    if key in cells:
+        first = int(cells[key]["line"])
+        raise TableError(f"{where}: {key[0]!r} on {key[1]!r} is given twice, first on line {first}")
+    cells[key] = {"line": line}
+    for column in COLUMNS[2:]:
+        cells[key][column] = _number(row[column], column, where)
+    error = _number(row.get(_ERROR, ""), _ERROR, where)
+    if error < 0:
+        raise TableError(f"{where}, column {_ERROR}: {error:g} is negative")
+    cells[key][_ERROR] = error
+
+
+def _number(cell: str, column: str, where: str) -> float:
+    if not cell.strip():
+        if column in (_OPTIONAL, _ERROR):
+            return math.nan
+        raise TableError(f"{where}, column {column}: the cell is empty")
+    try:
+        if "_" in cell or not cell.isascii():  # float() would read 6_5 and other scripts' digits
+            raise ValueError
+        value = float(cell)
+    except ValueError:
+        raise TableError(f"{where}, column {column}: {cell!r} is not a number") from None
+    if not math.isfinite(value):
+        raise TableError(f"{where}, column {column}: {cell!r} is not a finite number")
+    if abs(value) > LARGEST:
+        raise TableError(f"{where}, column {column}: {cell!r} is out of range, {LARGEST:g} at most")
+    return value
+
+
+def _one_per_representation(
+    cells: dict[tuple[str, str], dict[str, float]], representations: tuple[str, ...], name: str
+) -> NDArray[np.float64]:
+    found: dict[str, dict[str, float]] = {}
+    for (representation, _), cell in cells.items():
+        first = found.setdefault(representation, cell)
+        same = first[_OPTIONAL] == cell[_OPTIONAL] or (math.isnan(first[_OPTIONAL]) and math.isnan(cell[_OPTIONAL]))
+        if not same:
+            raise TableError(
+                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {_shown(cell[_OPTIONAL])}, "
+                f"but {_shown(first[_OPTIONAL])} on line {int(first['line'])}; C belongs to the encoder, not to the "
+                f"benchmark"
+            )
+    values = np.array([found[representation][_OPTIONAL] for representation in representations])
+    if not np.isnan(values).any() and _without_variation(values):
+        raise TableError(f"{name}: correspondence is {values[0]:g} everywhere; leave the cells empty if it is unknown")
+    return values
+
+
+def _shown(value: float) -> str:
+    return "empty" if math.isnan(value) else f"{value:g}"
+
+
+def _guess(benchmarks: tuple[str, ...], scores: NDArray[np.float64]) -> Sheet:
+    guessed = []
+    for name, column in zip(benchmarks, scores.T, strict=True):
+        ceiling = _full_mark(float(np.abs(column).max()))
+        guessed.append(Benchmark(name, floor=-ceiling if column.min() < 0 else 0.0, ceiling=ceiling))
+    return Sheet(benchmarks=tuple(guessed), stated=False)
+
+
+def _full_mark(score: float) -> float:
+    """Smallest of 1, 100, 200, 500, 1000, 2000, ... that is not below the score."""
+    if score <= 1:
+        return 1.0
+    decade = 100.0
+    while score > 5 * decade:
+        decade *= 10
+    return next(step * decade for step in (1, 2, 5) if score <= step * decade)
+
+
+def _ordered(sheet: Sheet, benchmarks: tuple[str, ...], name: str) -> Sheet:
+    known = {benchmark.name: benchmark for benchmark in sheet.benchmarks}
+    missing, extra = sorted(set(benchmarks) - set(known)), sorted(set(known) - set(benchmarks))
+    if missing:
+        raise TableError(f"{name}: its sheet gives no floor and ceiling for {', '.join(missing)}")
+    if extra:
+        raise TableError(f"{name}: its sheet names {', '.join(extra)}, of which the table has no line")
+    return replace(sheet, benchmarks=tuple(known[benchmark] for benchmark in benchmarks))
+
+
+def _check_range(table: Table, cells: dict[tuple[str, str], dict[str, float]]) -> None:
+    for benchmark in table.sheet.benchmarks:
+        for representation in table.representations:
+            cell = cells[representation, benchmark.name]
+            if cell["score"] > benchmark.ceiling:
+                raise TableError(
+                    f"{table.name}, line {int(cell['line'])}, column score: {cell['score']:g} is above the ceiling "
+                    f"{benchmark.ceiling:g} of {benchmark.name!r}"
+                )

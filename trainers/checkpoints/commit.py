@@ -1,0 +1,119 @@
+"""Folders that are either whole or not there: checkpoints of a stage, and its result.
+
+A folder is written under a temporary name, closed by a mark that lists every file with its SHA-256, synced, and then
+renamed. What has no mark, or files that do not fit it, does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from acsearch.errors import TrainingError
+from trainers.utils.parsing import parse_json
+
+MARK = "commit.json"
+RESULT = "result"  # of a stage
+PREFIX = "step-"
+KEEP = 2  # checkpoints of a stage
+
+
+@contextmanager
+def committing(folder: Path, expected: dict[str, str] | None = None) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well, and goes away when it does not.
+
+    expected: SHA-256 of each file, where they are known. Raises TrainingError when others were written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for half in folder.parent.glob(f".{folder.name}.*"):  # of a process that died
+        shutil.rmtree(half, ignore_errors=True)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    fresh.mkdir()
+    try:
+        yield fresh
+        files = {path.relative_to(fresh).as_posix(): sha256(path) for path in _files(fresh)}
+        if expected not in (None, files):
+            raise TrainingError(f"{folder}: not what its {MARK} says")
+        (fresh / MARK).write_text(json.dumps(files, indent=1, sort_keys=True))
+        for path in [*_files(fresh), fresh]:
+            _sync(path)
+        shutil.rmtree(folder, ignore_errors=True)  # an uncommitted or broken one
+        fresh.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def committed(folder: Path) -> bool:
+    """Whether the folder is whole, by its mark and its files' contents."""
+    try:
+        verify(folder)
+    except TrainingError:
+        return False
+    return True
+
+
+def verify(folder: Path) -> None:
+    """Raises TrainingError saying what is missing or broken in a committed folder."""
+    try:
+        files = parse_json((folder / MARK).read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MARK}") from error
+    if not isinstance(files, dict) or not files:
+        raise TrainingError(f"{folder}: not a committed checkpoint: its {MARK} lists nothing")
+    for name, digest in files.items():
+        path = folder / name
+        if not os.path.isfile(path):  # unlike Path.is_file, also for a name that no file can have
+            raise TrainingError(f"{folder}: {name} is missing")
+        if sha256(path) != digest:
+            raise TrainingError(f"{folder}: {name} has changed or is broken")
+
+
+def missing(folder: Path) -> bool:
+    """Whether a folder that was committed is gone, or going."""
+    try:
+        return not all((folder / name).exists() for name in json.loads((folder / MARK).read_text()))
+    except FileNotFoundError:
+        return True
+
+
+def step_folder(stage: Path, step: int) -> Path:
+    return stage / f"{PREFIX}{step:08d}"
+
+
+def latest(stage: Path) -> Path | None:
+    """The last whole checkpoint of a stage."""
+    return next((path for path in sorted(stage.glob(f"{PREFIX}*"), reverse=True) if committed(path)), None)
+
+
+def prune(stage: Path, keep: int, spare: Path | None = None) -> None:
+    """Remove all but the last `keep` checkpoints of a stage, and what dead processes left half-written.
+
+    spare: one that is needed for something else.
+    """
+    steps = sorted(stage.glob(f"{PREFIX}*"))
+    for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*"), *stage.glob(f".{RESULT}.*")]:
+        if path != spare:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Training data: manifests, prompt templates, batches, the order of samples, cached features."""

@@ -1,0 +1,87 @@
+"""From a schedule's indices to batches: tokenised, padded, with their images or cached features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from trainers.data.feature_cache import FeatureCache
+from trainers.data.manifest import Manifest
+from trainers.data.templates import IGNORED, IMAGE_ID, Tokenizer
+from trainers.encoders.images import content_seed
+from trainers.encoders.joined import VisionRepresentation
+from trainers.model.multimodal import Batch
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """Makes batches of a manifest's samples. cache: where images' features come from, None to encode them live."""
+
+    manifest: Manifest
+    vision: VisionRepresentation
+    tokenizer: Tokenizer
+    template: str
+    image_tokens: int
+    longest: int
+    pad_id: int
+    cache: FeatureCache | None = None
+
+    def batch(self, samples: Sequence[int]) -> Batch:
+        """A process without a sample of its own at an epoch's end gets one that counts nothing: it must take part."""
+        counts = bool(len(samples))
+        rows = [int(sample) for sample in samples] or [0]
+        coded = [
+            self.manifest.tokens(row, self.template, self.tokenizer, self.image_tokens, self.longest) for row in rows
+        ]
+        expanded = [_expand(one.ids, one.labels, self.image_tokens) for one in coded]
+        width = max(len(ids) for ids, _ in expanded)
+        ids = torch.full((len(rows), width), self.pad_id)
+        labels = torch.full((len(rows), width), IGNORED)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for place, (own_ids, own_labels) in enumerate(expanded):
+            ids[place, : len(own_ids)] = torch.from_numpy(own_ids)
+            mask[place, : len(own_ids)] = 1
+            if counts:
+                labels[place, : len(own_labels)] = torch.from_numpy(own_labels)
+        return Batch(tuple(self.manifest.name(row) for row in rows), ids, labels, mask, **self._images(rows))
+
+    def _images(self, rows: list[int]) -> dict[str, Any]:
+        if self.cache is not None:
+            features = self.cache(rows)
+            return {"seeds": torch.zeros(len(features[0]), dtype=torch.long), "features": features}
+        images = [image for image in map(self.manifest.image, rows) if image is not None]
+        views = zip(*(self.vision.views(image) for image in images), strict=True)
+        return {
+            "seeds": torch.tensor([content_seed(image) for image in images], dtype=torch.long),
+            "views": tuple(torch.stack(part) for part in views),
+        }
+
+
+def _expand(ids: np.ndarray, labels: np.ndarray, image_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's mark becomes as many positions as the connector gives tokens."""
+    times = np.where(ids == IMAGE_ID, image_tokens, 1)
+    return np.repeat(ids, times), np.repeat(labels, times)
+
+
+class _Indexed(Dataset[Batch]):
+    """Batches by number, so that loader processes can make them."""
+
+    def __init__(self, batcher: Batcher, plan: list[np.ndarray]) -> None:
+        self.batcher, self.plan = batcher, plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batcher.batch(self.plan[index].tolist())
+
+
+def load(batcher: Batcher, plan: list[np.ndarray], workers: int) -> Iterator[Batch]:
+    """The batches of a plan in its order, made ahead by `workers` processes."""
+    own = torch.Generator()  # the loader draws from it; nothing here is random
+    return iter(DataLoader(_Indexed(batcher, plan), batch_size=None, num_workers=workers, generator=own))

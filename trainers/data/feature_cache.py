@@ -1,0 +1,91 @@
+"""Cached features of frozen encoders: extracted once for a set of images, whoever trains on them.
+
+A file holds one encoder's maps of a manifest's images, named by what they depend on: the encoder's fingerprint
+(weights, size, layer), the manifest's digest, and how images are fitted. Maps are kept unjoined, so a combination costs
+nothing that its parts have not cost already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.checkpoints.work_store import Store
+from trainers.data.manifest import Manifest
+from trainers.encoders.images import content_seed
+from trainers.encoders.joined import VisionRepresentation
+from trainers.representation import Joining
+from trainers.utils.atomic import whole
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Features of a manifest's images under a folder, which a store may share."""
+
+    folder: Path
+    vision: VisionRepresentation
+    manifest: Manifest
+    store: Store = field(default_factory=Store)
+
+    def path(self, part: int) -> Path:
+        encoder = self.vision.encoders[part]
+        name = f"{encoder.fingerprint[:24]}-{self.manifest.digest[:24]}-{self.vision.policy}.npy"
+        return self.folder / name
+
+    @cached_property
+    def _row(self) -> dict[int, int]:
+        """Row of each sample that has an image."""
+        with_image = (index for index in range(len(self.manifest)) if self.manifest.has_image(index))
+        return {sample: row for row, sample in enumerate(with_image)}
+
+    @cached_property
+    def _maps(self) -> list[np.ndarray]:
+        return [np.load(self.path(part), mmap_mode="r") for part in range(len(self.vision.parts))]
+
+    @property
+    def full(self) -> bool:
+        return all(self.path(part).exists() for part in range(len(self.vision.parts)))
+
+    def fill(self, batch_size: int = 64, progress: Progress | None = None) -> None:
+        """Extract what is not there yet."""
+        for part in range(len(self.vision.parts)):
+            if not self.path(part).exists() and not self.store.pull_file(self.path(part)):
+                self._extract(part, batch_size, progress)
+
+    def share(self) -> None:
+        """Have them uploaded, by one process."""
+        for part in range(len(self.vision.parts)):
+            self.store.push_file(self.path(part))
+
+    def _extract(self, part: int, batch_size: int, progress: Progress | None) -> None:
+        encoder, target, samples = self.vision.encoders[part], self.path(part), list(self._row)
+        alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
+        shape = (len(samples), *encoder.grid, encoder.width)
+        device = next(iter(encoder.parameters()), torch.empty(0)).device
+        with whole(target) as fresh:
+            maps = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, len(samples), batch_size):
+                rows = samples[start : start + batch_size]
+                images = [self.manifest.image(sample) for sample in rows]
+                pixels = torch.stack([alone.views(image)[0] for image in images if image is not None])
+                seeds = torch.tensor([content_seed(image) for image in images if image is not None])
+                with torch.inference_mode():
+                    encoded = encoder.encode(pixels.to(device), seeds.to(device))
+                maps[start : start + len(rows)] = encoded.float().cpu().numpy()
+                if progress:
+                    progress(start + len(rows), len(samples))
+            maps.flush()
+            del maps
+
+    def __call__(self, samples: Sequence[int]) -> tuple[Tensor, ...]:
+        """Of each encoder (n, h, w, C) float32, of those samples that have an image, in their order."""
+        rows = [self._row[sample] for sample in samples if sample in self._row]
+        return tuple(torch.from_numpy(np.asarray(maps[rows])) for maps in self._maps)

@@ -1,0 +1,132 @@
+"""What training costs, in operations and bytes, from the shapes of the model alone.
+
+A product with a weight costs 2 operations per weight and token going forward, 2 for the gradient of what came in, and 2
+for the gradient of the weight. A frozen part that has nothing trained before it needs the first only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainers.connectors.base import Connector
+from trainers.encoders.joined import VisionRepresentation
+from trainers.job import Stage, Tune
+from trainers.model.multimodal import MultimodalModel
+
+# Dense bf16 tensor-core peaks in FLOP/s, from the vendor's data sheets.
+_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A10": 125e12, "L40S": 362e12, "B200": 2250e12}
+_ACTIVATIONS = 34  # bytes kept per position, width and layer in half precision (Korthikanti et al., arXiv 2205.05198)
+_ADAM = 16  # bytes per trained weight: itself, its gradient and two moments, in float32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers that decide what a model costs.
+
+    llm, vision, connector: weights.  matrices: of the llm, those that multiply every token; head: those of its output
+    layer, which see no more than the text.  layers, width: of the llm.
+    encode: operations of the encoders on one image.  project: of the connector going forward.  image_tokens: of one.
+    """
+
+    llm: int
+    matrices: int
+    head: int
+    layers: int
+    width: int
+    vision: int = 0
+    encode: float = 0.0
+    connector: int = 0
+    project: float = 0.0
+    image_tokens: int = 0
+
+    @classmethod
+    def of_llm(cls, llm: Any) -> Shape:
+        """Tied or not, the output layer is one product, and the table of embeddings is none."""
+        tables = {id(layer.weight) for layer in llm.modules() if isinstance(layer, nn.Embedding)}
+        head = llm.get_output_embeddings().weight
+        sizes = {id(weight): weight.numel() for weight in llm.parameters()}
+        matrices = {id(weight) for weight in llm.parameters() if weight.ndim >= 2} - tables - {id(head)}
+        return cls(
+            llm=sum(sizes.values()),
+            matrices=sum(sizes[key] for key in matrices),
+            head=head.numel(),
+            layers=llm.config.num_hidden_layers,
+            width=llm.config.hidden_size,
+        )
+
+    @classmethod
+    def of(cls, model: MultimodalModel) -> Shape:
+        return cls.of_llm(model.llm).seeing(model.vision, model.connector)
+
+    def seeing(self, vision: VisionRepresentation, connector: Connector) -> Shape:
+        """The same with encoders and a connector."""
+        weight = next(connector.parameters())
+        features = torch.zeros(1, *vision.grid, vision.width, dtype=weight.dtype, device=weight.device)
+        return replace(
+            self,
+            vision=sum(weight.numel() for weight in vision.parameters()),
+            encode=sum(encoder_flops(part) for part in vision.encoders),
+            connector=sum(weight.numel() for weight in connector.parameters()),
+            project=_counted(lambda: connector(features)),
+            image_tokens=connector.tokens,
+        )
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Of a GPU that we know; None for others, whose utilisation is then not reported."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in sorted(_PEAKS.items(), reverse=True) if known in name), None)
+
+
+def encoder_flops(encoder: Any) -> float:
+    """Operations of an encoder on one image, counted."""
+    device = encoder.mean.device  # a buffer that every encoder has, also one without weights
+    pixels = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8, device=device)
+    return _counted(lambda: encoder.encode(pixels, torch.zeros(1, dtype=torch.long, device=device)))
+
+
+def _counted(run: Callable[[], object]) -> float:
+    """Operations of what runs. Attention by plain products, since those fused for a CPU are not counted."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        run()
+    return float(counter.get_total_flops())
+
+
+def training_flops(shape: Shape, stage: Stage, text_tokens: int) -> float:
+    """Operations of one sample forward and backward: an image and `text_tokens` tokens of text."""
+    trained = {part for part in ("vision", "connector", "llm") if _mode(stage, part) != "frozen"}
+    image = 0.0 if stage.cache_features else shape.encode * (3 if "vision" in trained else 1)
+    connector = shape.project * (3 if trained & {"connector", "vision"} else 1)
+    positions = shape.image_tokens + text_tokens
+    again = 1 if stage.gradient_checkpointing else 0  # forward
+    passes = again + (3 if _mode(stage, "llm") == "full" else 2)
+    weights = 2 * (shape.matrices * positions + shape.head * text_tokens)
+    attention = 2 * shape.layers * shape.width * positions**2  # scores and their sum, half of them masked
+    return image + connector + passes * weights + (3 + again) * attention
+
+
+def stage_memory(shape: Shape, stage: Stage, processes: int, text_tokens: int) -> float:
+    """Bytes that a process needs: weights, optimizer and activations of a micro-batch. A rough upper estimate."""
+    sizes = {"vision": shape.vision, "connector": shape.connector, "llm": shape.llm}
+    trained = sum(size for part, size in sizes.items() if _mode(stage, part) == "full")
+    frozen = sum(size for part, size in sizes.items() if _mode(stage, part) != "full")
+    if stage.cache_features:
+        frozen -= shape.vision
+    shared = processes if stage.shard else 1
+    positions = stage.micro_batch * (shape.image_tokens + text_tokens)
+    layers = 2 if stage.gradient_checkpointing else shape.layers  # one at work, and every layer's input
+    activations = positions * shape.width * (_ACTIVATIONS * layers + 2 * shape.layers)
+    return (_ADAM * trained + 4 * frozen) / shared + activations
+
+
+def _mode(stage: Stage, part: str) -> str:
+    return stage.train.get(part, Tune()).mode

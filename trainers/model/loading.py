@@ -1,0 +1,149 @@
+"""A job's model, built; and a committed result, loaded again."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from acsearch.errors import TrainingError
+from trainers.checkpoints.commit import verify
+from trainers.connectors.base import make_connector
+from trainers.data.templates import Tokenizer
+from trainers.encoders.joined import build_representation
+from trainers.encoders.registry import load_registry
+from trainers.job import Parts, Tune
+from trainers.model.multimodal import MultimodalModel
+from trainers.representation import parse
+
+WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
+
+
+def build_model(
+    parts: Parts, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> MultimodalModel:
+    """Untrained but for its encoders and its language model. The connector starts equal for equal widths.
+
+    Raises TrainingError when the language model cannot be had, SpaceError or ConfigError for the representation.
+    """
+    representation = parse(parts.representation)
+    with torch.random.fork_rng(devices=[]):  # libraries draw weights before they load them
+        vision = build_representation(
+            representation, load_registry(*parts.encoders), device=device, dtype=dtype, policy=parts.resize
+        )
+        llm, tokenizer = load_llm(parts.llm, dtype)
+    width = llm.get_input_embeddings().embedding_dim
+    connector = make_connector(representation.connector, vision.grid, vision.width, width, parts.seed)
+    return MultimodalModel(vision, connector, llm, tokenizer, parts.template).to(device)
+
+
+def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokenizer]:
+    """A causal language model and its fast tokenizer, from a hub id or a folder; safetensors only, no remote code.
+
+    Of how its makers sample from it, only the tokens that end a text are kept: we generate greedily.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    talkative = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of what does not fit becomes our error
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # whatever transformers runs into with a configuration that it does not expect
+        raise _unavailable(name, error) from error
+    finally:
+        logging.set_verbosity(talkative)
+    llm, report = loaded
+    if missing := report["missing_keys"]:  # transformers would have them start at random
+        raise TrainingError(
+            f"language model {name}: its weights are not whole: {len(missing)} are missing, such as {min(missing)}"
+        )
+    llm.generation_config = GenerationConfig(eos_token_id=llm.generation_config.eos_token_id)
+    return llm, load_tokenizer(name)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The fast tokenizer of a language model. Raises TrainingError.
+
+    tokenizer.json is taken as it is: AutoTokenizer would build what a model's type usually has, whatever the file says.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils.hub import cached_file
+
+    try:
+        cached_file(name, "tokenizer.json")
+        kind: Any = PreTrainedTokenizerFast
+    except OSError:  # older models come with sentencepiece's file alone
+        kind = AutoTokenizer
+    try:
+        return kind.from_pretrained(name, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain Exceptions for what it cannot read
+        raise _unavailable(name, error) from error
+
+
+def _unavailable(name: str, error: Exception) -> TrainingError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder")
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MultimodalModel:
+    """The model of a stage's committed result. Raises TrainingError when the folder is none, or is broken."""
+    verify(folder)
+    model = build_model(_about(folder)[0], device, dtype)
+    restore(model, folder)
+    return model.eval()
+
+
+def restore(model: MultimodalModel, folder: Path) -> dict[str, torch.Tensor]:
+    """Give a model as it was built the weights of a committed result, LoRA folded in.
+
+    Returns the weights, by name, that are not those of the pretrained parts any more: a next stage's result must hold
+    them too. Raises TrainingError when the result is broken, or is of other parts.
+    """
+    verify(folder)
+    _, table = _about(folder)
+    weights = load_weights(folder)
+    plain = set(weights) & {name for name, _ in model.named_parameters()}
+    model.load_trainable({name: weights[name] for name in plain}, folder)
+    model.tune(table, seed=0)
+    model.load_trainable({name: weight for name, weight in weights.items() if name not in plain}, folder)
+    missing = set(model.trainable()) - set(weights)
+    if missing:
+        raise TrainingError(f"{folder}: of another model: {len(missing)} weights are missing, such as {min(missing)}")
+    changed = plain | model.merge()
+    return {name: weight for name, weight in model.named_parameters() if name in changed}
+
+
+def _about(folder: Path) -> tuple[Parts, dict[str, Tune]]:
+    """What a result's model is made of, and which parts of it were trained."""
+    try:
+        about = _About.model_validate_json((folder / MODEL).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder}: no trained model: {MODEL}: {error}") from error
+    return about.parts, about.train
+
+
+class _About(BaseModel):
+    """Of a result's model.json, what it takes to build the model again."""
+
+    parts: Parts
+    train: dict[str, Tune]
+
+
+def load_weights(folder: Path, needed: Set[str] = frozenset()) -> dict[str, torch.Tensor]:
+    """The weights in a committed folder, by name. Raises TrainingError when they cannot be read, or one is missing."""
+    try:
+        weights: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{folder / WEIGHTS}: cannot be read: {error}") from error
+    if missing := needed - weights.keys():
+        raise TrainingError(f"{folder}: of another model: {len(missing)} weights are missing, such as {min(missing)}")
+    return weights

@@ -1,0 +1,298 @@
+"""The multimodal model: vision representation, connector, and any causal language model of transformers.
+
+Image tokens take the place of `<image>` in the prompt. Which of the three parts are trained, and how fast, is a table
+per stage (`Tune`); everything else is frozen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from PIL import Image
+from torch import Tensor, nn
+
+from acsearch.errors import ConfigError, TrainingError
+from trainers.connectors.base import Connector
+from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
+from trainers.encoders.images import content_seed
+from trainers.encoders.joined import VisionRepresentation, join
+from trainers.job import Tune
+from trainers.model.fsdp import assign
+
+PARTS = ("vision", "connector", "llm")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples padded on the right. Of n images in B samples, in the samples' order:
+
+    ids, labels, mask: (B, T); an image is `connector.tokens` times IMAGE_ID.  seeds: (n,) of the images.
+    views: per encoder (n, 3, S, S) uint8, or features: per encoder (n, h, w, C), as far as the encoders are frozen.
+    """
+
+    names: tuple[str, ...]
+    ids: Tensor
+    labels: Tensor
+    mask: Tensor
+    seeds: Tensor
+    views: tuple[Tensor, ...] = ()
+    features: tuple[Tensor, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        def move(one: Tensor) -> Tensor:
+            return one.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            ids=move(self.ids),
+            labels=move(self.labels),
+            mask=move(self.mask),
+            seeds=move(self.seeds),
+            views=tuple(map(move, self.views)),
+            features=tuple(map(move, self.features)),
+        )
+
+
+class MultimodalModel(nn.Module):
+    """template: by which `generate` asks."""
+
+    def __init__(
+        self, vision: VisionRepresentation, connector: Connector, llm: Any, tokenizer: Tokenizer, template: str
+    ) -> None:
+        super().__init__()
+        self.vision, self.connector, self.llm = vision, connector, llm
+        self.tokenizer, self.template = tokenizer, template
+        self.vision.requires_grad_(False)
+        self.llm.requires_grad_(False)
+        self._adapted: dict[str, list[str]] = {}  # layers that LoRA adapts, by part
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.connector.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all weights, and of how they are used: names what a cache of this model's answers is keyed by."""
+        content = hashlib.sha256(f"{self.vision.fingerprint} {self.connector.tokens} {self.template}".encode())
+        for name, tensor in self.state_dict().items():
+            content.update(name.encode())
+            content.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return content.hexdigest()
+
+    @property
+    def _vision_tuned(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.vision.parameters())
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum of the cross-entropies of all supervised tokens. Divide by their number over all processes."""
+        logits, targets = self._predict(batch)
+        return functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-likelihood of every supervised token, and where they are: (B, P) float and bool."""
+        logits, targets = self._predict(batch)
+        mask = targets != IGNORED
+        losses = functional.cross_entropy(
+            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        )
+        return -losses, mask
+
+    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, P, V) and targets (B, P) at the P positions where any sample has a supervised token next."""
+        positions = (batch.labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
+        output = self.llm(
+            inputs_embeds=self._embed(batch), attention_mask=batch.mask, logits_to_keep=positions, use_cache=False
+        )
+        return output.logits, batch.labels[:, positions + 1]
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """(B, T, llm width)"""
+        words: Tensor = self.llm.get_input_embeddings()(batch.ids.clamp(min=0))
+        if not len(batch.seeds) or self._vision_tuned:
+            # Processes wait for each other's gradients, in the order of the graph: text alone must have the same.
+            seeing = (weight for part in (self.vision, self.connector) for weight in part.parameters())
+            words = words + 0.0 * sum(weight.sum() for weight in seeing if weight.requires_grad)
+        if not len(batch.seeds):
+            return words
+        images = self._project(batch).to(words.dtype)
+        return words.masked_scatter((batch.ids == IMAGE_ID).unsqueeze(-1), images)
+
+    def _project(self, batch: Batch) -> Tensor:
+        """(n, tokens, llm width)"""
+        if batch.features:
+            grid = join(batch.features, self.vision.joining)
+        else:
+            grid = self.vision.encode(batch.views, batch.seeds)
+        projected: Tensor = self.connector(grid.to(next(self.connector.parameters()).dtype))
+        return projected
+
+    @torch.inference_mode()
+    def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
+        """What the language model sees of images: (n, tokens, llm width)."""
+        return self._project(self._batch([[]] * len(images), images))
+
+    # -- generation ----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def generate(
+        self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 64
+    ) -> list[str]:
+        """Greedy answers to prompts, each about its image if it has one.
+
+        Only prompts of equal length share a batch, so nothing is padded and an answer does not depend on its company.
+        """
+        from transformers import GenerationConfig
+
+        ids = [self._prompt(prompt, image is not None) for prompt, image in zip(prompts, images, strict=True)]
+        answers = [""] * len(prompts)
+        greedy = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self.pad_id, eos_token_id=self._ends or None
+        )
+        self.eval()
+        for rows in _equal_lengths(ids, batch_size):
+            batch = self._batch([ids[row] for row in rows], [images[row] for row in rows])
+            new = self.llm.generate(
+                inputs_embeds=self._embed(batch), attention_mask=batch.mask, generation_config=greedy
+            )
+            texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+            for row, text in zip(rows, texts, strict=True):
+                answers[row] = text.strip()
+        return answers
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Tokens that end a reply: the tokenizer's, the language model's own, and the template's where it has one."""
+        reply = encode(self.template, [Turn("user", "a"), Turn("assistant", "a")], self.tokenizer).labels.tolist()
+        closing = [token for token in reply if token in self.tokenizer.all_special_ids]
+        own = self.llm.generation_config.eos_token_id
+        ends = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *closing[-1:]]
+        return sorted({end for end in ends if end is not None})
+
+    def _prompt(self, prompt: str, with_image: bool) -> list[int]:
+        """Its ids, as many of them IMAGE_ID as the image has tokens."""
+        text = f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
+        ids: list[int] = encode(self.template, [Turn("user", text)], self.tokenizer).ids.tolist()
+        if ids.count(IMAGE_ID) != int(with_image):
+            found, expected = ids.count(IMAGE_ID), int(with_image)
+            raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {text[:80]!r}")
+        return [one for i in ids for one in [i] * (self.connector.tokens if i == IMAGE_ID else 1)]
+
+    def _batch(self, ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]) -> Batch:
+        """Prompts of one length with their images."""
+        own = torch.tensor(ids, dtype=torch.long)
+        shown = [image for image in images if image is not None]
+        views = zip(*(self.vision.views(image) for image in shown), strict=True)
+        return Batch(
+            names=(),
+            ids=own,
+            labels=torch.full_like(own, IGNORED),
+            mask=torch.ones_like(own),
+            seeds=torch.tensor([content_seed(image) for image in shown], dtype=torch.long),
+            views=tuple(torch.stack(part) for part in views),
+        ).to(self.device)
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def tune(self, table: dict[str, Tune], seed: int) -> list[dict[str, Any]]:
+        """Freeze and unfreeze the parts as a stage says. Returns the optimizer's parameter groups.
+
+        seed: of LoRA's matrices; the global generator is left as it was. Raises ConfigError for a part there is not.
+        """
+        unknown = set(table) - set(PARTS)
+        if unknown:
+            raise ConfigError(f"train: no part {min(unknown)!r}; the parts are {', '.join(PARTS)}")
+        groups = []
+        for part in PARTS:
+            tune = table.get(part, Tune())
+            module: nn.Module = getattr(self, part)
+            if tune.mode == "lora":
+                head = self.llm.get_output_embeddings()
+                linear = ((name, one) for name, one in module.named_modules() if isinstance(one, nn.Linear))
+                self._adapted[part] = [name for name, one in linear if one is not head]
+                module = _with_lora(module, self._adapted[part], tune, seed)
+                setattr(self, part, module)
+            else:
+                module.requires_grad_(tune.mode == "full")
+            weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            if weights:
+                groups.append({"params": weights, "lr": tune.lr, "part": part})
+        if not groups:
+            raise ConfigError("train: every part is frozen; give at least the connector mode full and an lr")
+        return groups
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The weights that are trained, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def load_trainable(self, weights: dict[str, Tensor], source: object = "given") -> None:
+        """Set weights by name. source: where they are from, for errors.
+
+        Raises TrainingError when one has no place here or another shape, or is not made of finite numbers.
+        """
+        own = dict(self.named_parameters())
+        for name, tensor in weights.items():
+            if name not in own or own[name].shape != tensor.shape:
+                here = f"a shape of {tuple(own[name].shape)}" if name in own else "no such weight"
+                raise TrainingError(
+                    f"{source}: weights of another model: {name} {tuple(tensor.shape)}; this one has {here}"
+                )
+            if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+                raise TrainingError(f"{source}: the weight {name} ({tensor.dtype}) is not made of finite numbers")
+            assign(own[name], tensor)
+
+    def merge(self) -> set[str]:
+        """Fold LoRA's matrices into the weights that they adapt. Returns the names of these weights."""
+        merged = {f"{part}.{layer}.weight" for part, layers in self._adapted.items() for layer in layers}
+        for part in self._adapted:
+            setattr(self, part, getattr(self, part).merge_and_unload())
+        self._adapted.clear()
+        return merged
+
+
+def _with_lora(module: Any, layers: list[str], tune: Tune, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=tune.rank,
+        lora_alpha=tune.alpha,  # scaling is alpha / r, whole or not
+        lora_dropout=0.0,
+        target_modules=layers,
+    )
+    with torch.random.fork_rng(devices=[]), without_future_warnings():
+        torch.default_generator.manual_seed(seed)
+        return get_peft_model(module, config)
+
+
+@contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """Around what transformers 6 will call otherwise, also where peft calls it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _equal_lengths(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Rows of equal length, at most `batch_size` together."""
+    groups: dict[int, list[int]] = {}
+    for row, one in enumerate(ids):
+        groups.setdefault(len(one), []).append(row)
+    for _, rows in sorted(groups.items()):
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]

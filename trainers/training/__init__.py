@@ -1,0 +1,1 @@
+"""The training loop for both stages, its launch, its end before time, and the log of its metrics."""

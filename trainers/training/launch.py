@@ -1,0 +1,105 @@
+"""Train a stage in this process, or in several: under torchrun, or under srun on all nodes of a Slurm job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from acsearch import errors
+from acsearch.errors import CrashedError, PreemptedError, TrainingError
+from trainers.checkpoints.commit import committed
+from trainers.data.manifest import read_manifest
+from trainers.data.sampler import Schedule
+from trainers.job import Job
+from trainers.training import preemption
+from trainers.training.metrics_log import Outbox
+from trainers.training.train import OUTBOX, RESULT, Watch, fetch, run_stage
+
+_LOOK = 2.0  # seconds between looks at how far the processes are
+
+
+def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -> Path:
+    """The committed result of a stage; see `run_stage`. Raises what the processes raised, and CrashedError where
+    they ended without a word of ours."""
+    if processes == 1:
+        return run_stage(job, folder, watch)
+    result, log = folder / RESULT, folder / "train.log"
+    fetch(job, folder)
+    if committed(result):
+        return result
+    folder.mkdir(parents=True, exist_ok=True)
+    preemption.forget(folder)
+    steps = _steps(job) if watch else 0
+    (folder / "job.json").write_text(job.model_dump_json(indent=1))
+    command = [*_launcher(processes), "-m", "trainers", str(folder / "job.json"), str(folder)]
+    environment = os.environ | {"MASTER_PORT": str(_free_port())}
+    with log.open("a", encoding="utf-8") as output:
+        begin = output.tell()
+        child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        try:
+            while child.poll() is None:
+                if watch and (done := Outbox(folder / OUTBOX).read()):
+                    watch(done[-1].step, steps, done[-1].metrics["loss"])
+                if preemption.asked():
+                    preemption.ask(folder)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_LOOK)
+        except BaseException:
+            child.send_signal(signal.SIGINT)  # SIGTERM would have them commit a checkpoint first
+            child.wait()
+            raise
+    if committed(result):
+        return result
+    if preemption.asked():
+        raise PreemptedError(f"training in {processes} processes stopped as asked")
+    with log.open("rb") as output:
+        output.seek(begin)
+        lines = output.read().decode(errors="replace").splitlines()
+    what, where = f"training in {processes} processes failed", f"(see {log})"
+    for line in lines:
+        name, _, text = line.partition(": ")
+        if kind := getattr(errors, name, None):
+            raise kind(f"{what}: {text} {where}")
+    told = [line for line in lines if "rror:" in line] or lines[-1:] or ["no output"]
+    raise CrashedError(f"{what}: {told[-1]} {where}")
+
+
+def _launcher(processes: int) -> list[str]:
+    """What starts that many processes of Python. Raises TrainingError where a Slurm job's nodes cannot share them."""
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    if nodes == 1:
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    if processes % nodes:
+        raise TrainingError(f"{processes} processes cannot be shared by the {nodes} nodes of this job")
+    srun = ["srun", "--overlap", "--quit-on-interrupt", "--kill-on-bad-exit=1", f"--nodes={nodes}"]
+    return [*srun, f"--ntasks={processes}", f"--ntasks-per-node={processes // nodes}", sys.executable]
+
+
+def slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Accelerate must know about a process that srun started; nothing where something else did."""
+    if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return {}
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_WORLD_SIZE": environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0],
+        "MASTER_ADDR": environment["SLURM_LAUNCH_NODE_IPADDR"],
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _steps(job: Job) -> int:
+    lengths = read_manifest(job.data, job.images).lengths
+    return Schedule(lengths, job.stage.batch, job.seed, job.stage.epochs).steps

@@ -1,0 +1,57 @@
+"""Metrics on their way to MLflow: a local file of one line per step, so that training never waits for a server.
+
+Whoever has the record open (the study's controller) sends what it does not have yet; see
+`acsearch.reporting.mlflow_record`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainers.utils.atomic import whole
+
+
+@dataclass(frozen=True)
+class Line:
+    """Metrics of an optimizer step, counted from 1. time: seconds since 1970."""
+
+    step: int
+    time: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """A file of JSON lines."""
+
+    path: Path
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_json(Line(step, time.time(), metrics)))
+
+    def read(self) -> list[Line]:
+        """Every whole line; one that a crash cut short is left out."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        read = []
+        for line in lines:
+            try:
+                read.append(Line(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        return read
+
+    def cut(self, step: int) -> None:
+        """Forget what comes after a step: it will be done again."""
+        if self.path.exists():
+            kept = [line for line in self.read() if line.step <= step]
+            with whole(self.path) as fresh:
+                fresh.write_text("".join(map(_json, kept)), encoding="utf-8")
+
+
+def _json(line: Line) -> str:
+    return json.dumps(asdict(line)) + "\n"

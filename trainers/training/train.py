@@ -1,0 +1,392 @@
+"""One loop for both stages: re-entrant, and the same on a laptop's core and on many GPUs.
+
+`run_stage` looks for the stage's committed result, else for its last committed checkpoint, else starts. What is
+computed depends on the job alone: the order of samples is a function of the seed, the learning rate of the step, and
+the loss is divided by the supervised tokens of the whole optimizer step, over processes and accumulation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel
+from safetensors.torch import save_file
+
+from acsearch.errors import CandidateError, PreemptedError, TrainingError
+from trainers.checkpoints import commit
+from trainers.checkpoints.work_store import Store, open_store
+from trainers.data.collate import Batcher, load
+from trainers.data.feature_cache import FeatureCache
+from trainers.data.manifest import check, read_manifest
+from trainers.data.sampler import Schedule
+from trainers.data.templates import IGNORED
+from trainers.job import Job
+from trainers.model.flops import Shape, peak_flops, training_flops
+from trainers.model.fsdp import load_optimizer_state, optimizer_state, read_optimizer, shard, whole
+from trainers.model.loading import METRICS, MODEL, WEIGHTS, build_model, load_weights, restore
+from trainers.model.multimodal import Batch, MultimodalModel, without_future_warnings
+from trainers.training import preemption
+from trainers.training.metrics_log import Outbox
+from trainers.utils.locks import Locks
+
+RESULT, OUTBOX = commit.RESULT, "outbox.jsonl"
+_OPTIMIZER, _STATE = "optimizer.pt", "state.json"
+_GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
+_REPORT_EVERY = 10  # steps between lines about speed
+_CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
+
+Watch = Callable[[int, int, float], None]  # step, of how many, loss
+
+
+@dataclass
+class Progress:
+    """What a checkpoint must know besides weights: how far, and what it has cost."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    loss: float = math.nan  # smoothed
+
+
+class _State(BaseModel):
+    """What a checkpoint's state.json must say."""
+
+    job: str
+    progress: Progress
+
+    @classmethod
+    def read(cls, folder: Path) -> _State:
+        try:
+            return cls.model_validate_json((folder / _STATE).read_text())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{folder}: {_STATE} cannot be used: {error}") from error
+
+
+def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
+    """Train a stage in its folder, from wherever it was left. Returns the folder of its committed result.
+
+    Waits for whoever else on this machine trains it already, such as processes that outlived their parent. Raises
+    DataError when samples cannot be trained on, CandidateError when the loss is not finite or memory does not suffice,
+    TrainingError when a checkpoint is another job's, and PreemptedError as `trainers.training.preemption` says.
+    """
+    result, store, first = folder / RESULT, open_store(job.store), os.environ.get("RANK", "0") == "0"
+    if commit.committed(result):
+        if first:
+            store.push(result, keep=0)
+        return result
+    alone = Locks(folder).exclusive("lock") if first else nullcontext()
+    with alone:
+        if first:
+            _fetch(job, folder, store)
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())  # here all processes meet
+        if not commit.committed(result):  # by those that were waited for
+            run = _Run(job, folder, accelerator, store)
+            run.resume()
+            run.rehearse()
+            run.train(watch)
+            run.finish(result)
+    return result
+
+
+def fetch(job: Job, folder: Path) -> None:
+    """Bring here what the store has of a stage, before processes are started that would wait for each other."""
+    with Locks(folder).exclusive("lock"):
+        _fetch(job, folder, open_store(job.store))
+
+
+def _fetch(job: Job, folder: Path, store: Store) -> None:
+    """The stage's result; else its last checkpoint, and the result that it starts from."""
+    if not commit.committed(folder / RESULT) and not store.pull(folder / RESULT):
+        store.pull_latest(folder)
+        if job.start is not None and not (job.start / commit.MARK).exists():
+            store.result(job.start.parent)
+
+
+class _Run:
+    """A stage that is being trained by this process, one of `accelerator.num_processes`."""
+
+    def __init__(self, job: Job, folder: Path, accelerator: Accelerator, store: Store) -> None:
+        self.job, self.stage, self.folder, self.accelerator, self.store = job, job.stage, folder, accelerator, store
+        model = build_model(job.parts, accelerator.device)
+        if job.start is not None:
+            self._on_every_node(job.start)
+        inherited = restore(model, job.start) if job.start is not None else {}
+        groups, trained = model.tune(self.stage.train, job.seed), model.trainable()
+        self.inherited = {name: weight for name, weight in inherited.items() if name not in trained}
+        self.rates = [group["lr"] for group in groups]
+        if self.stage.gradient_checkpointing:
+            with without_future_warnings():
+                model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.bare: MultimodalModel = model.train()
+        self.bare.vision.eval()
+        self.batcher = self._batcher(model)
+        self.schedule = Schedule(self.batcher.manifest.lengths, self.stage.batch, job.seed, self.stage.epochs)
+        words = round(self.batcher.manifest.lengths.mean() / _CHARACTERS)
+        self.flops = training_flops(Shape.of(model), self.stage, words)
+        self.sharded = self.stage.shard and accelerator.num_processes > 1
+        if self.sharded:
+            groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay)
+        self.model = model if self.sharded else accelerator.prepare(model)
+        self.optimizer = accelerator.prepare(optimizer)
+        self.progress = Progress()
+        self.outbox = Outbox(folder / OUTBOX)
+        self.peak = peak_flops(accelerator.device)
+
+    def _batcher(self, model: MultimodalModel) -> Batcher:
+        """What makes batches, once all samples are known to be good."""
+        stage, tokens, cache = self.stage, model.connector.tokens, None
+        manifest = read_manifest(self.job.data, self.job.images)
+        if stage.cache_features and self.job.features is not None:
+            cache = FeatureCache(self.job.features, model.vision, manifest, self.store)
+        with self.accelerator.main_process_first():
+            if self.accelerator.is_main_process and commit.latest(self.folder) is None:
+                seen = cache is not None and cache.full
+                check(manifest, stage.template, model.tokenizer, tokens, stage.longest, decode=not seen)
+            if cache is not None:
+                cache.fill()
+        if cache is not None and self.accelerator.is_main_process:
+            cache.share()
+        return Batcher(
+            manifest, model.vision, model.tokenizer, stage.template, tokens, stage.longest, model.pad_id, cache
+        )
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def rehearse(self) -> None:
+        """The batch that needs most memory first, so that what will not fit fails now."""
+        manifest, characters = self.batcher.manifest, _CHARACTERS * self.batcher.image_tokens
+        images = np.array([manifest.has_image(sample) for sample in range(len(manifest))])
+        longest = self.schedule.longest(self.stage.micro_batch, images * characters)
+        with self._dropout(step=0):
+            self._backward(self.batcher.batch(longest.tolist()), 1)
+        self.optimizer.zero_grad()
+
+    def train(self, watch: Watch | None) -> None:
+        accelerator, steps = self.accelerator, self.schedule.steps
+        rank, world, micro = accelerator.process_index, accelerator.num_processes, self.stage.micro_batch
+        plans = [self.schedule.micro_batches(step, rank, world, micro) for step in range(self.progress.step, steps)]
+        batches = load(self.batcher, [batch for plan in plans for batch in plan], self.stage.workers)
+        for plan in plans:
+            began = time.perf_counter()
+            mine = [next(batches) for _ in plan]
+            waited = time.perf_counter() - began
+            loss, tokens, norm, stopping = self._step(mine)
+            self._count(began, waited, loss, tokens, norm)
+            if watch:
+                watch(self.progress.step, steps, self.progress.loss)
+            every = self.stage.checkpoint_every
+            if stopping or (every and self.progress.step % every == 0):
+                self.save()
+            if stopping:
+                self.store.drain(within=_GRACE)
+                raise PreemptedError(f"stopped as asked after step {self.progress.step} of {steps}; it is committed")
+
+    def _step(self, batches: list[Batch]) -> tuple[float, int, float, bool]:
+        """One optimizer step. Returns the mean loss per supervised token, their number, and the gradient's norm; and
+        whether a process has been asked to stop, on which all of them agree."""
+        step, accelerator = self.progress.step, self.accelerator
+        supervised = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in batches)
+        asked = int(preemption.asked(self.folder))
+        tokens, stopping = accelerator.reduce(
+            torch.tensor([supervised, asked], device=accelerator.device), "sum"
+        ).tolist()
+        total = torch.zeros((), device=accelerator.device)
+        with self._dropout(step):
+            for place, batch in enumerate(batches):
+                last = place == len(batches) - 1
+                with nullcontext() if last else accelerator.no_sync(self.model):
+                    total += self._backward(batch, tokens)
+        loss = float(accelerator.reduce(total, "sum")) / max(tokens, 1)
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        norm = float(whole(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf)))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            names = [self.batcher.manifest.name(int(i)) for i in self.schedule.global_batch(step)]
+            raise CandidateError(
+                f"step {step + 1}: loss {loss:g}, gradient norm {norm:g}; stopped before it could spoil the weights. "
+                f"The batch: {', '.join(names)}"
+            )
+        factor = learning_rate(step, self.schedule.steps, self.stage.warmup)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, tokens, norm, stopping > 0
+
+    @contextmanager
+    def _dropout(self, step: int) -> Iterator[None]:
+        """What a model drops is a function of the seed, the step and the process; global generators are put back."""
+        device, key = self.accelerator.device, [self.job.seed, step, self.accelerator.process_index]
+        seed = int(np.random.default_rng(key).integers(2**63))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            yield
+
+    def _autocast(self) -> torch.autocast:
+        """bf16 where it is asked for, and by default on a GPU."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._half)
+
+    @property
+    def _half(self) -> bool:
+        precision = self.stage.precision
+        return precision == "bf16" or (precision == "auto" and self.accelerator.device.type == "cuda")
+
+    def _backward(self, batch: Batch, tokens: int) -> torch.Tensor:
+        """Loss summed over a micro-batch, its gradient that of the mean over the step's tokens."""
+        try:
+            with self._autocast():
+                loss = self.model(batch.to(self.accelerator.device))
+            # processes' gradients are averaged, where they should be summed
+            self.accelerator.backward(loss * (self.accelerator.num_processes / max(tokens, 1)))
+        except torch.OutOfMemoryError as error:
+            raise CandidateError(
+                f"out of memory on a micro-batch of {batch.ids.shape[0]} samples x {batch.ids.shape[1]} positions: "
+                f"lower micro_batch (the batch stays {self.stage.batch}), or set gradient_checkpointing: true"
+            ) from error
+        detached: torch.Tensor = loss.detach()
+        return detached
+
+    def _count(self, began: float, waited: float, loss: float, tokens: int, norm: float) -> None:
+        progress, taken = self.progress, time.perf_counter() - began
+        samples = len(self.schedule.global_batch(progress.step))
+        progress.step += 1
+        progress.seconds += taken
+        progress.tokens += tokens
+        progress.loss = loss if math.isnan(progress.loss) else 0.9 * progress.loss + 0.1 * loss
+        if not self.accelerator.is_main_process:
+            return
+        metrics = {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm}
+        if progress.step % _REPORT_EVERY == 0 or progress.step == self.schedule.steps:
+            flops = samples * self.flops / taken
+            metrics |= {
+                "samples_per_second": samples / taken,
+                "supervised_tokens_per_second": tokens / taken,
+                "data_wait_share": waited / taken,
+                "peak_memory_gb": _peak_memory(self.accelerator.device) / 1e9,
+                "tflops": flops / 1e12,
+            }
+            if self.peak:
+                metrics["mfu"] = flops / (self.peak * self.accelerator.num_processes)
+        self.outbox.write(progress.step, metrics)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Commit a checkpoint of this step."""
+        self.accelerator.wait_for_everyone()
+        weights, inner = _gathered(self.bare.trainable()), self.optimizer.optimizer
+        optimizer = optimizer_state(self.model, inner) if self.sharded else inner.state_dict()
+        if self.accelerator.is_main_process:
+            target = commit.step_folder(self.folder, self.progress.step)
+            with commit.committing(target) as folder:
+                save_file(weights, folder / WEIGHTS)
+                torch.save(optimizer, folder / _OPTIMIZER)
+                state = {"job": self.job.digest, "progress": vars(self.progress), "labels": self.job.labels}
+                (folder / _STATE).write_text(json.dumps(state, indent=1))
+                self._keep_metrics(folder)
+            self.store.push(target, commit.KEEP)
+            commit.prune(self.folder, commit.KEEP, spare=self.store.busy)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Take up the last committed checkpoint, if there is one. All processes take the same."""
+        found = [commit.latest(self.folder)] if self.accelerator.is_main_process else [None]
+        folder = broadcast_object_list(found)[0]
+        if folder is not None:
+            self._on_every_node(folder)
+            self._load(folder)
+        if self.accelerator.is_main_process:
+            if folder is not None and (folder / OUTBOX).exists():  # where it was taken up before, or where it was not
+                shutil.copyfile(folder / OUTBOX, self.outbox.path)
+            self.outbox.cut(self.progress.step)
+
+    def _on_every_node(self, folder: Path) -> None:
+        """Through the store, where nodes have folders of their own."""
+        accelerator = self.accelerator
+        if accelerator.num_processes == int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)):
+            return
+        if accelerator.is_main_process:
+            self.store.push(folder, commit.KEEP if folder.parent == self.folder else 0)
+            self.store.drain()
+        accelerator.wait_for_everyone()
+        if accelerator.is_local_main_process and not commit.committed(folder):
+            self.store.pull(folder)
+        accelerator.wait_for_everyone()
+
+    def _keep_metrics(self, folder: Path) -> None:
+        """With a checkpoint goes what was measured until then."""
+        if self.outbox.path.exists():
+            shutil.copyfile(self.outbox.path, folder / OUTBOX)
+
+    def _load(self, folder: Path) -> None:
+        state = _State.read(folder)
+        if state.job != self.job.digest:
+            raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
+        if not 0 <= state.progress.step <= self.schedule.steps:
+            raise TrainingError(f"{folder}: {_STATE}: step {state.progress.step} of {self.schedule.steps}")
+        optimizer = read_optimizer(folder / _OPTIMIZER, self.optimizer)
+        self.bare.load_trainable(load_weights(folder, set(self.bare.trainable())), folder)
+        if self.sharded:
+            load_optimizer_state(self.model, self.optimizer.optimizer, optimizer)
+        else:
+            self.optimizer.load_state_dict(optimizer)
+        self.progress = state.progress
+
+    def finish(self, result: Path) -> None:
+        """Commit the result; its checkpoints are not needed any more."""
+        self.accelerator.wait_for_everyone()
+        weights = _gathered(self.inherited | self.bare.trainable())
+        if self.accelerator.is_main_process:
+            with commit.committing(result) as folder:
+                save_file(weights, folder / WEIGHTS)
+                about = {
+                    "parts": self.job.parts.model_dump(mode="json"),
+                    "train": {part: tune.model_dump() for part, tune in self.stage.train.items()},
+                    "job": self.job.digest,
+                    "labels": self.job.labels,
+                }
+                (folder / MODEL).write_text(json.dumps(about, indent=1))
+                metrics = vars(self.progress) | {"samples": round(self.stage.epochs * len(self.batcher.manifest))}
+                (folder / METRICS).write_text(json.dumps(metrics, indent=1))
+                self._keep_metrics(folder)
+            self.store.push(result, keep=0)
+            commit.prune(self.folder, keep=0)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.free_memory()
+
+
+def _gathered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Whole, on the CPU. All processes must ask together."""
+    return {name: whole(weight.detach()).cpu().contiguous() for name, weight in weights.items()}
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the highest rate at a step, counted from 0: linear warm-up, then a cosine to 0."""
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,0 +1,1 @@
+"""Small things that every package uses: strict files, atomic writes, locks, digests, progress."""
