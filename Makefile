@@ -23,6 +23,7 @@ chaos: setup  # an hour: studies whose processes and servers are killed; writes 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 setup: $(VENV)/.ready

@@ -1,7 +1,5 @@
 """acsearch finds the vision representation a multimodal LLM should use, finetuning only a few of the candidates."""
 
-from trainers.utils import torchvision_guard as _torchvision
+import trainers  # noqa: F401  installs the torchvision guard before anything imports torchvision
 
 __version__ = "0.1.0"
-
-_torchvision.install_guard()

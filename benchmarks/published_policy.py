@@ -8,7 +8,8 @@ some number of finetunes up to four (the authors' count). Standard error 0.8 poi
 
 from __future__ import annotations
 
-from acsearch.config.study_file import load_prior, load_table
+from acsearch.config.prior_file import load_prior
+from acsearch.config.table_file import load_table
 from acsearch.policies.replay import replay
 
 # mmbench, mme, mmmu, ok_vqa, textvqa, vizwiz, scienceqa, seed; 4000 searches each

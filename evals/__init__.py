@@ -3,7 +3,7 @@
 Nothing here imports lmms-eval (eight seconds) before something is evaluated.
 """
 
-import acsearch  # noqa: F401  installs the torchvision guard before anything imports torchvision
+import trainers  # noqa: F401  installs the torchvision guard before anything imports torchvision
 from evals.benchmarks import Benchmark, benchmark, load_benchmarks
 from evals.runner import Evaluation, Score, evaluate
 

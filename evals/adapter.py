@@ -22,8 +22,8 @@ from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
 
-from acsearch.errors import EvaluationError
 from evals.response_cache import Answers, question_key
+from trainers.errors import EvaluationError
 
 # Where a task sets no limit its answers are a word or a letter: nothing that comes later could score.
 MAX_NEW_TOKENS = 64

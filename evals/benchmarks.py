@@ -5,22 +5,22 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import Field, RootModel, ValidationError, model_validator
 
-from acsearch.config.study_file import read_yaml
-from acsearch.errors import ConfigError
+from trainers.errors import ConfigError
+from trainers.utils.strict_yaml import StrictModel, first_problem, read_yaml
+from trainers.utils.suggest import suggest
 
 BUILT_IN = Path(__file__).with_name("benchmarks.yaml")
 _PACKAGE = "lmms_eval:"  # a definition among lmms-eval's own tasks
 
 
-class Benchmark(BaseModel):
+class Benchmark(StrictModel):
     """A benchmark and where its score is found.
 
     task: its name in lmms-eval.  definition: the YAML file of that task.  metric: the key of the score in its results.
@@ -30,8 +30,6 @@ class Benchmark(BaseModel):
     with one of these values in a column.  rows: how many consecutive rows are scored together. images: what is shown of
     several images, "one" for an error, "first" for the first.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     task: str = Field(min_length=1)
@@ -80,29 +78,15 @@ def benchmark(name: str, *, file: Path = BUILT_IN) -> Benchmark:
 def _known(given: str, known: dict[str, Any], what: str, file: Path) -> str:
     if given in known:
         return given
-    near = difflib.get_close_matches(given, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
-    raise ConfigError(f"no {what} {given!r} in {file}{hint}")
+    raise ConfigError(f"no {what} {given!r} in {file}; {suggest(given, known, 'there are')}")
 
 
 def _benchmark(name: str, entry: dict[str, Any], where: str, folder: Path) -> Benchmark:
     try:
         made = Benchmark.model_validate({"name": name, **entry})
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_problem(error)}") from error
+        raise ConfigError(f"{where}: {first_problem(error, Benchmark)}") from error
     return made.model_copy(update={"definition": _definition(str(made.definition), where, folder)})
-
-
-def _problem(error: ValidationError) -> str:
-    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Benchmark.model_fields, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Benchmark.model_fields)}"
-        return f"unknown key {key!r}; {known}"
-    if problem["type"] == "missing":
-        return f"key {key!r} is missing"
-    return f"{key}: {problem['msg']}" if key else str(problem["msg"])
 
 
 def _definition(given: str, where: str, folder: Path) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from acsearch.errors import EvaluationError
 from evals.adapter import AcsearchModel
 from evals.response_cache import Answers
+from trainers.errors import EvaluationError
 from trainers.model import loading as build
 
 _SHOWN = ("one", "first")

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from acsearch.errors import EvaluationError
 from evals.plugin import manifest
+from trainers.errors import EvaluationError
 
 
 class _Stop(BaseException):

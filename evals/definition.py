@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from acsearch.errors import EvaluationError
 from evals.benchmarks import Benchmark
+from trainers.errors import EvaluationError
 
 _END = 1 << 20  # bytes of either end of a file that its digest covers
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from acsearch.errors import EvaluationError
+from trainers.errors import EvaluationError
 
 
 def write(folder: Path, samples: int | None = None) -> Path:

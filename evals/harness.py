@@ -27,13 +27,13 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError
 
-from acsearch.errors import AcsearchError, EvaluationError
 from evals.adapter import AcsearchModel, Model, Progress
 from evals.benchmarks import Benchmark
 from evals.definition import task_config
 from evals.output_capture import Muted, muted
 from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
+from trainers.errors import AcsearchError, EvaluationError
 
 
 class _Task(ConfigurableTask):  # type: ignore[misc]  # lmms-eval has no types

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acsearch.errors import EvaluationError
 from evals.benchmarks import Benchmark
 from evals.definition import data_digest
 from trainers.checkpoints.work_store import Store
+from trainers.errors import EvaluationError
 from trainers.utils.atomic import whole
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import forks
 import pytest
 from places import SETTINGS
 
-from acsearch.config.study_file import load_prior, load_table
+from acsearch.config.prior_file import load_prior
+from acsearch.config.table_file import load_table
 from acsearch.law.prior import Prior
 from acsearch.tables.table import Table
 

@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 
 from acsearch.config.study_file import load_study
-from acsearch.runners.base import Observation, RecordedFinetunes, Say
+from acsearch.runners.base import Observation
+from acsearch.runners.recorded import RecordedFinetunes
 from acsearch.storage.home import Home
 from acsearch.study.study import Study
+from trainers.utils.progress import Say
 
 
 def main(name: str, budget: int, seconds: float, log: Path) -> None:
@@ -34,7 +36,7 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
 
     RecordedFinetunes.finetune = slowly  # type: ignore[method-assign]
     config, home = load_study("law_v1"), Home()
-    storage, locks = home.open_storage(create=True), home.locks(name)
+    storage, locks = home.open_storage(create=True), home.claims(name)
     study = Study.start(
         storage,
         locks,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acsearch.errors import AcsearchError
+from trainers.errors import AcsearchError
 
 FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
 _LONGEST = 1100  # characters of an error that a person may still be shown

@@ -30,10 +30,10 @@ class Place(Home):
     def start(self, study: str = "law_v1", budget: int = 4, **changes: object) -> Study:
         config = load_study(study)
         config = replace(config, file=update(config.file, **changes))
-        return Study.start(self.open_storage(create=True), self.locks("s"), name="s", config=config, budget=budget)
+        return Study.start(self.open_storage(create=True), self.claims("s"), name="s", config=config, budget=budget)
 
     def study(self) -> Study:
-        return Study.open(self.open_storage(create=False), self.locks("s"), "s")
+        return Study.open(self.open_storage(create=False), self.claims("s"), "s")
 
     def content(self) -> tuple[list[str], dict[str, bytes]]:
         """All that is in the storage and in the files beside it."""

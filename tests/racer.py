@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from acsearch.config.study_file import load_study, update
-from acsearch.runners.base import RecordedFinetunes
+from acsearch.runners.recorded import RecordedFinetunes
 from acsearch.storage.home import Home
 from acsearch.study import study as studies
 from acsearch.study.study import Study
@@ -32,7 +32,7 @@ def main(url: str, rounds: int, start: Path) -> None:
         while len(list(start.glob(f"{number}-*"))) < 2:
             time.sleep(0.0005)
         study = Study.start(
-            storage, home.locks(name), name=name, config=replace(config, file=file), budget=BUDGET, resume=True
+            storage, home.claims(name), name=name, config=replace(config, file=file), budget=BUDGET, resume=True
         )
         study.run(RecordedFinetunes(config.table), lambda event: None)
 

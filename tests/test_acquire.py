@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from acsearch.law.bayes import HierarchicalLaw, Posterior, objective_weights
-from acsearch.law.least_squares import Features
+from acsearch.law.features import Features
 from acsearch.law.prior import Prior
 from acsearch.policies.acquisition import (
     Belief,

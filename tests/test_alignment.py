@@ -14,7 +14,6 @@ import tiny
 import torch
 from PIL import Image
 
-from acsearch.errors import DataError, TrainingError
 from acsearch.scores import SCORES
 from acsearch.scores.alignment import (
     IGNORED,
@@ -25,6 +24,7 @@ from acsearch.scores.alignment import (
 )
 from acsearch.scores.stage1 import caption_batches, choose, images
 from trainers.data.manifest import Manifest, read_manifest
+from trainers.errors import DataError, TrainingError
 from trainers.job import Job, Parts, Stage
 from trainers.model.loading import build_model, load_model
 from trainers.model.multimodal import MultimodalModel, Tune

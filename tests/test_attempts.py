@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from acsearch.config.study_file import load_study
-from acsearch.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
 from acsearch.executors.local import shares
-from acsearch.runners.base import Observation, RecordedFinetunes, Say
+from acsearch.runners.base import Observation
+from acsearch.runners.recorded import RecordedFinetunes
 from acsearch.storage.home import Home
 from acsearch.study import attempts
 from acsearch.study.attempts import MOST, PAUSE, Attempt, not_before, outcome_of
-from acsearch.study.study import Event, Study
+from acsearch.study.events import Event
+from acsearch.study.study import Study
+from trainers.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
+from trainers.utils.progress import Say
 
 NOW = datetime(2026, 1, 1, 12)
 
@@ -78,7 +81,7 @@ class Failing(RecordedFinetunes):
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     home = Home(storage=f"sqlite:///{tmp_path / 'studies.db'}")
-    storage, locks = home.open_storage(create=True), home.locks("law_v1")
+    storage, locks = home.open_storage(create=True), home.claims("law_v1")
     return Study.start(storage, locks, name="law_v1", config=load_study("law_v1"), budget=3)
 
 

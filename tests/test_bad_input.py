@@ -21,7 +21,9 @@ import pytest
 import yaml
 
 from acsearch.cli import main as cli
-from acsearch.config.study_file import load_prior, load_study, load_table, priors
+from acsearch.config.prior_file import load_prior, priors
+from acsearch.config.study_file import load_study
+from acsearch.config.table_file import load_table
 
 HEADER = "representation,benchmark,score,alignment,correspondence"
 TABLE = HEADER + "".join(
@@ -94,7 +96,7 @@ def started(folder: Path) -> None:
 
     (folder / "there.yaml").write_text(yaml.safe_dump(STUDY | {"name": "there"}), encoding="utf-8")
     config, home = load_study("there.yaml"), Home()
-    storage, locks = home.open_storage(create=True), home.locks("there")
+    storage, locks = home.open_storage(create=True), home.claims("there")
     Study.start(storage, locks, name="there", config=config, budget=1)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from acsearch.config.study_file import load_prior, load_table, priors
+from acsearch.config.prior_file import load_prior, priors
+from acsearch.config.table_file import load_table
 from acsearch.errors import DefinitionError
 from acsearch.law.bayes import HierarchicalLaw, objective_weights
 from acsearch.law.diagnostics import diagnose
-from acsearch.law.least_squares import FULL, Features
+from acsearch.law.features import FULL, Features
 from acsearch.law.prior import Prior
 from acsearch.tables.table import Table
 

@@ -23,11 +23,15 @@ from places import Place
 
 from acsearch.bundles import transfer as bundle
 from acsearch.bundles.transfer import export_study, import_study
-from acsearch.config.study_file import load_table
-from acsearch.errors import AcsearchError, BundleError, ConfigError, StudyError
-from acsearch.runners.base import Observation, RecordedFinetunes, Say
+from acsearch.config.table_file import load_table
+from acsearch.errors import BundleError, StudyError
+from acsearch.runners.base import Observation
+from acsearch.runners.recorded import RecordedFinetunes
+from acsearch.study.events import Event
 from acsearch.study.snapshot import Snapshot
-from acsearch.study.study import Event, Study
+from acsearch.study.study import Study
+from trainers.errors import AcsearchError, ConfigError
+from trainers.utils.progress import Say
 
 LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 
@@ -361,9 +365,9 @@ def test_another_study_of_the_same_name(here: Place, there: Place) -> None:
 
 def test_what_somebody_works_on_is_let_be(halves: tuple[Place, Place], tmp_path: Path) -> None:
     here, there = halves
-    with there.locks("s").claim("trial-1"):
+    with there.claims("s").claim("trial-1"):
         assert export_study(there, "s", tmp_path / "b.tar.zst").working == (1,)
     end(there, 1, running(there))
-    with here.locks("s").claim("trial-1"):
+    with here.claims("s").claim("trial-1"):
         refused(there, here, "somebody works on trial-1 here right now")
     assert len(carry(there, here).changes.finish) == 1

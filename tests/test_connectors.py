@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acsearch.errors import SpaceError
 from trainers.connectors import connector_class, make_connector
 from trainers.connectors.shuffle import Shuffle
+from trainers.errors import SpaceError
 from trainers.representation import CONNECTORS, ConnectorChoice
 
 KINDS = [ConnectorChoice("linear"), ConnectorChoice("mlp2x"), ConnectorChoice("pool", 7), ConnectorChoice("shuffle", 2)]

@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from acsearch.errors import ConfigError, DataError
 from acsearch.scores import matching
 from acsearch.scores.compat import compat_correspondence, compat_spec, place_compat
 from acsearch.scores.correspondence import correspondence, from_products, place
@@ -25,6 +24,7 @@ from acsearch.scores.pairs import Pairs, read_pairs
 from trainers.encoders import Encoder, EncoderSpec, Registry
 from trainers.encoders.images import LETTERBOX, SQUASH, frame
 from trainers.encoders.joined import VisionRepresentation, join
+from trainers.errors import ConfigError, DataError
 from trainers.representation import Joining, parse
 
 SIZES = {"wide": (96, 72), "tall": (60, 80), "square": (64, 64), "thin": (90, 41)}

@@ -16,7 +16,6 @@ import pytest
 import tiny
 import torch
 
-from acsearch.errors import DataError
 from trainers.data.collate import Batcher, load
 from trainers.data.feature_cache import FeatureCache
 from trainers.data.manifest import Manifest, check, read_manifest
@@ -24,6 +23,7 @@ from trainers.data.sampler import Schedule, epoch_order
 from trainers.data.templates import IGNORED, IMAGE_ID
 from trainers.encoders import load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
+from trainers.errors import DataError
 from trainers.representation import parse
 
 Records = list[dict[str, Any]]

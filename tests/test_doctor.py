@@ -22,11 +22,13 @@ import sqlalchemy
 
 from acsearch.config import settings
 from acsearch.doctor import services as doctor_services
-from acsearch.doctor.machine import Finding, examine, folder, within
+from acsearch.doctor.examine import examine
+from acsearch.doctor.finding import Finding, within
+from acsearch.doctor.machine import folder
 from acsearch.doctor.services import storage, store, tracking
-from acsearch.errors import ConfigError
 from acsearch.redaction import shown, without_secrets
 from acsearch.storage.home import Home
+from trainers.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 SECRET = "Recognisable/S3cret"  # the slash has to be encoded in addresses, where it may also be forgotten

@@ -16,13 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from acsearch.errors import ConfigError, DataError, SpaceError
 from trainers.encoders import ADAPTERS, Encoder, EncoderSpec, Registry, load_registry, make_encoder
 from trainers.encoders.denoiser import add_noise
 from trainers.encoders.images import content_seed
 from trainers.encoders.import_block import without
 from trainers.encoders.joined import build_representation
 from trainers.encoders.transformers_ import TOWERS
+from trainers.errors import ConfigError, DataError, SpaceError
 from trainers.representation import Part, parse
 
 BUILT_IN = load_registry()

@@ -24,13 +24,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from acsearch.config.study_file import load_table
-from acsearch.errors import ConfigError, EvaluationError
+from acsearch.config.table_file import load_table
 from evals import Benchmark, Evaluation, Score, benchmark, evaluate, load_benchmarks
 from evals.response_cache import Answers
 from evals.standard_error import Unit, estimate
 from studies.micro import world
 from trainers.checkpoints.commit import committing
+from trainers.errors import ConfigError, EvaluationError
 from trainers.job import Parts, Tune
 from trainers.model import loading as build
 

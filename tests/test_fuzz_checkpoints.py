@@ -24,10 +24,10 @@ from fuzzing import accepted, cases, damaged_bytes, damaged_tree
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from acsearch.errors import TrainingError
 from trainers.checkpoints import commit
 from trainers.checkpoints.work_store import Store
 from trainers.encoders import load_registry, make_encoder
+from trainers.errors import TrainingError
 from trainers.job import Job, Parts, Stage, Tune, read_job
 from trainers.model.loading import MODEL, WEIGHTS, load_llm, load_model
 from trainers.representation import Part

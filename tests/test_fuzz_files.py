@@ -14,13 +14,16 @@ import yaml
 from fuzzing import accepted, cases, damaged_bytes, damaged_tree, laid_out
 from hypothesis import strategies as st
 
-from acsearch.config.study_file import load_prior, load_study, load_table, priors
+from acsearch.config.prior_file import load_prior, priors
+from acsearch.config.study_file import load_study
+from acsearch.config.table_file import load_table
 from acsearch.config.training import Recipe
 from acsearch.law.diagnostics import diagnose
-from acsearch.law.least_squares import WITHOUT_C, PublishedLaw
+from acsearch.law.features import WITHOUT_C
+from acsearch.law.least_squares import PublishedLaw
 from acsearch.law.registry import make_surrogate
 from acsearch.runners.plan import plan
-from acsearch.study.study import check_start
+from acsearch.study.checks import check_start
 from acsearch.tables.table import Table
 from trainers.encoders import load_registry
 from trainers.representation import CONNECTORS, JOININGS, parse

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from acsearch.config.study_file import load_study
 from acsearch.errors import StudyError
-from acsearch.runners.base import make_finetunes
+from acsearch.reporting.tracking_server import open_record
+from acsearch.runners.registry import make_finetunes
 from acsearch.storage.home import Home
-from acsearch.study.study import Study, check_free, summaries
+from acsearch.study.checks import check_free
+from acsearch.study.study import Study, summaries
 
 BUDGET = 2
 ATTRIBUTES = ("study_user_attributes", "trial_user_attributes", "study_system_attributes")
@@ -32,7 +34,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("storages") / "studies.db"
     home = Home(f"sqlite:///{file}")
     config, storage = load_study("law_v1"), home.open_storage(create=True)
-    study = Study.start(storage, home.locks("there"), name="there", config=config, budget=BUDGET)
+    study = Study.start(storage, home.claims("there"), name="there", config=config, budget=BUDGET)
     study.run(make_finetunes(study.source, file.parent / "work"), lambda event: None)
     storage.remove_session()
     storage.engine.dispose()
@@ -45,7 +47,7 @@ def look(file: Path) -> None:
     storage = home.open_storage(create=False)
     try:
         for summary in summaries(storage):
-            snapshot = Study.open(storage, home.locks(summary.study_name), summary.study_name).snapshot()
+            snapshot = Study.open(storage, home.claims(summary.study_name), summary.study_name).snapshot()
             assert 1 <= snapshot.budget <= len(snapshot.table.representations)
             assert np.isfinite([snapshot.shown(record) for record in snapshot.finished]).all()
             if snapshot.is_scored and len(snapshot.finished) != BUDGET:  # the whole study is fitted too often otherwise
@@ -148,7 +150,7 @@ def test_a_study_of_another_format_is_neither_replaced_nor_gone_on_with(copied: 
             (number,),
         )
     before, home, config = copied.read_bytes(), Home(f"sqlite:///{copied}"), load_study("law_v1")
-    storage, locks = home.open_storage(create=True), home.locks("there")
+    storage, locks = home.open_storage(create=True), home.claims("there")
     says = rf"study 'there' was written by another version of acsearch \(format {number}\)"
     with pytest.raises(StudyError, match=says):
         check_free(storage, locks, "there")
@@ -176,7 +178,7 @@ def test_storage_and_record_are_not_taken_for_each_other(copied: Path, tmp_path:
     with pytest.raises(StudyError, match="a database of something else; it has no table 'studies'"):
         Home(f"sqlite:///{record}").open_storage(create=True)
     with pytest.raises(StudyError, match="a database of something else; it has no table 'experiments'"):
-        Home(tracking=f"sqlite:///{copied}").open_record("there")
+        open_record(Home(tracking=f"sqlite:///{copied}"), "there")
     assert fuzzing.contents(tmp_path) == before
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_fuzz_files import FILES, HEADER, ROWS, STUDY, TABLE, fitted, usable
 
 from acsearch.cli import main as cli
-from acsearch.config.study_file import load_table
+from acsearch.config.table_file import load_table
 
 CELLS = ["", " ", "nan", "NaN", "inf", "-inf", "1e400", "1e300", "-1e12", "1e12", "1e-300", "5e-324", "0", "-0"]
 CELLS += ["51", "50.0000000001", "5_1", "٥١", "0x10", "51%", "1,5", "n/a", "#REF!", "=1+1", "\x00", "\x1b[31m", "☃"]

@@ -7,10 +7,11 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import PolynomialFeatures
 
-from acsearch.errors import ConfigError
 from acsearch.law.diagnostics import diagnose
-from acsearch.law.least_squares import FULL, Features, PublishedLaw, parse_terms
+from acsearch.law.features import FULL, Features, parse_terms
+from acsearch.law.least_squares import PublishedLaw
 from acsearch.tables.table import Table
+from trainers.errors import ConfigError
 
 VISION = ("mmbench_en", "mme", "ok_vqa", "seed_image")
 

@@ -181,7 +181,7 @@ def test_two_machines_at_once_keep_the_budget(forked: Forks, server: str, tmp_pa
     finish(first)
     finish(second)
     place = Home(storage=url)
-    found = Study.open(place.open_storage(create=False), place.locks("law_v1"), "law_v1").snapshot()
+    found = Study.open(place.open_storage(create=False), place.claims("law_v1"), "law_v1").snapshot()
     assert [record.state for record in found.finetunes] == ["complete"] * 5
     assert len({record.candidate for record in found.finetunes}) == 5
 
@@ -222,7 +222,7 @@ def test_two_controllers_race(request: pytest.FixtureRequest, kind: str, tmp_pat
     place, workers = Home(storage=url), set()
     storage = place.open_storage(create=False)
     for number in range(rounds):
-        study = Study.open(storage, place.locks(f"race-{number}"), f"race-{number}")
+        study = Study.open(storage, place.claims(f"race-{number}"), f"race-{number}")
         trials = study._study.get_trials(deepcopy=False)
         begun = [trial for trial in trials if study.attempts(f"trial-{trial.number}")]
         assert len(begun) == racer.BUDGET

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from acsearch.config.study_file import load_study, load_table
+from acsearch.config.study_file import load_study
+from acsearch.config.table_file import load_table
 from studies.micro.truth.table import write
 
 TRUTH = Path(__file__).parent.parent / "studies" / "micro" / "truth"

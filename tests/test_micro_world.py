@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from acsearch.errors import DataError
 from studies.micro.world import (
     BENCHMARKS,
     KINDS,
@@ -37,6 +36,7 @@ from studies.micro.world import names as n
 from studies.micro.world.benchmarks import measured_floors
 from studies.micro.world.creatures import SPECIES
 from studies.micro.world.pose import placed
+from trainers.errors import DataError
 
 SCENES = [scene(0, "train", index) for index in range(300)]
 TINY = Sizes(captions=6, heldout=2, instruct=5, per_benchmark=3, pairs=10, pair_images=10)
@@ -252,7 +252,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 class Reader:
     """Answers from the text alone, knowing the grammar and nothing of the code that writes it."""
 
-    INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}  # noqa: RUF012
+    INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
     def __init__(self, text: str) -> None:
         self.shapes: list[tuple[set[str], str]] = []

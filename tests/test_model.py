@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from acsearch.errors import ConfigError, TrainingError
+from trainers.data.batch import Batch
 from trainers.data.collate import Batcher
 from trainers.data.manifest import Manifest, read_manifest
 from trainers.data.templates import IGNORED, IMAGE_ID
+from trainers.errors import ConfigError, TrainingError
 from trainers.job import Parts, Stage, Tune
 from trainers.model.flops import Shape, training_flops
 from trainers.model.loading import build_model, load_llm
-from trainers.model.multimodal import Batch, MultimodalModel
+from trainers.model.multimodal import MultimodalModel
 
 Mode = Literal["frozen", "lora", "full"]
 ALL = "clip@32+siglip@32|pool@2"

@@ -86,7 +86,7 @@ def run(forked: Forks, home: Path, *arguments: str) -> str:
 
 def snapshot(home: Path, name: str = "tiny") -> Snapshot:
     place = Home(storage=f"sqlite:///{home / 'studies.db'}")
-    return Study.open(place.open_storage(create=False), place.locks(name), name).snapshot()
+    return Study.open(place.open_storage(create=False), place.claims(name), name).snapshot()
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_killed_on_one_machine_and_resumed_on_another(
     assert len(before) == 3  # stage 1 of every candidate
     assert before.items() < after.items()  # nothing was trained again
     place = Home(storage=storage[1])
-    resumed = Study.open(place.open_storage(create=False), place.locks("tiny"), "tiny").snapshot()
+    resumed = Study.open(place.open_storage(create=False), place.claims("tiny"), "tiny").snapshot()
     expected = snapshot(undisturbed[0])
     np.testing.assert_array_equal(resumed.table.alignment, expected.table.alignment)
     for mine, other in zip(resumed.finished, expected.finished, strict=True):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acsearch.errors import ConfigError, PoolExhausted
+from acsearch.errors import PoolExhausted
 from acsearch.law.bayes import objective_weights
-from acsearch.law.least_squares import Features
+from acsearch.law.features import Features
 from acsearch.law.prior import Prior
 from acsearch.policies.base import State
 from acsearch.policies.registry import POLICIES, make_policy
 from acsearch.policies.replay import Replay, replay
 from acsearch.tables.table import Table
+from trainers.errors import ConfigError
 
 NOBODY = np.empty(0, dtype=np.intp)
 

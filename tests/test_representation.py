@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from acsearch.errors import DataError
 from trainers.encoders.images import LETTERBOX, SQUASH, content_seed, fit, frame, open_image, pixels
 from trainers.encoders.joined import join
+from trainers.errors import DataError
 from trainers.representation import Joining
 
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from acsearch.errors import PoolExhausted
 from acsearch.law.bayes import objective_weights
-from acsearch.law.least_squares import Features
+from acsearch.law.features import Features
 from acsearch.law.prior import Prior
 from acsearch.policies.registry import POLICIES, make_policy
 from acsearch.policies.sampler import PARAMETER, SCORES, CandidateSampler

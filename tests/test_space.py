@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from acsearch.errors import SpaceError
+from trainers.errors import SpaceError
 from trainers.representation import CONNECTORS, ConnectorChoice, Joining, Part, Representation, parse
 
 PARTS = [Part("clip-l14", 336), Part("dinov2-l14", 224, -1), Part("pe_core.v1", 1, 3), Part("3d", 14, -24)]

@@ -17,10 +17,10 @@ import pytest
 import s3
 import tiny
 
-from acsearch.errors import StoreError
 from trainers.checkpoints import commit
 from trainers.checkpoints.object_store import Remote
 from trainers.checkpoints.work_store import RemoteStore, Store, open_store
+from trainers.errors import StoreError
 from trainers.job import Job, Parts, Shared, Stage, Tune
 from trainers.model.loading import WEIGHTS
 from trainers.training.launch import launch

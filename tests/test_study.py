@@ -15,12 +15,15 @@ import numpy as np
 import optuna
 import pytest
 
-from acsearch.config.study_file import Source, load_study, load_table, shipped, update
-from acsearch.errors import ConfigError, StudyError
-from acsearch.runners.base import RecordedFinetunes
+from acsearch.config.study_file import Source, load_study, update
+from acsearch.config.table_file import load_table, shipped
+from acsearch.errors import StudyError
+from acsearch.runners.recorded import RecordedFinetunes
 from acsearch.storage.home import Home
+from acsearch.study.events import Event
 from acsearch.study.snapshot import Snapshot
-from acsearch.study.study import Event, Study
+from acsearch.study.study import Study
+from trainers.errors import ConfigError
 
 LOOKED_UP = RecordedFinetunes(load_table("law_v1"))
 CONTROLLER = Path(__file__).parent / "controller.py"
@@ -35,11 +38,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def start(home: Home, name: str = "s", budget: int = 4, **changes: object) -> Study:
     config = load_study("law_v1")
     config = replace(config, file=update(config.file, **changes))
-    return Study.start(home.open_storage(create=True), home.locks(name), name=name, config=config, budget=budget)
+    return Study.start(home.open_storage(create=True), home.claims(name), name=name, config=config, budget=budget)
 
 
 def reopen(home: Home, name: str = "s") -> Study:
-    return Study.open(home.open_storage(create=False), home.locks(name), name)
+    return Study.open(home.open_storage(create=False), home.claims(name), name)
 
 
 def ignore(event: Event) -> None:
@@ -121,7 +124,7 @@ def test_a_changed_table_is_refused(home: Home, tmp_path: Path) -> None:
     copy.write_text(original.read_text())
     copy.with_suffix(".yaml").write_text(original.with_suffix(".yaml").read_text())
     config = replace(load_study("law_v1"), source=Source(table=str(copy)))
-    study = Study.start(home.open_storage(create=True), home.locks("s"), name="s", config=config, budget=2)
+    study = Study.start(home.open_storage(create=True), home.claims("s"), name="s", config=config, budget=2)
     study.run(LOOKED_UP, ignore)
     copy.write_text(copy.read_text().replace("15.66", "15.67"))
     with pytest.raises(StudyError, match="has changed since the study was started"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acsearch.config.study_file import load_table, shipped
+from acsearch.config.table_file import load_table, shipped
 from acsearch.errors import TableError
 from acsearch.tables.table import COLUMNS, Benchmark, Sheet, Table, parse_table
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import tiny
 
-from acsearch.errors import DataError
 from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Turn, encode
+from trainers.errors import DataError
 
 X = IGNORED
 ASKED = Turn("user", "<image>\nwhat colour is the shape ?")

@@ -9,10 +9,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from acsearch.config.study_file import load_study, load_table
+from acsearch.config.study_file import load_study
+from acsearch.config.table_file import load_table
 from acsearch.reporting.mlflow_record import Record
 from acsearch.reporting.mlflow_views import TAG_PREFIX
-from acsearch.runners.base import RecordedFinetunes
+from acsearch.reporting.tracking_server import open_record
+from acsearch.runners.recorded import RecordedFinetunes
 from acsearch.storage.home import Home
 from acsearch.study.study import Study
 
@@ -27,12 +29,12 @@ class Recorded:
         config, storage = load_study("law_v1"), self.home.open_storage(create=True)
         self.study = Study.start(
             storage,
-            self.home.locks("s"),
+            self.home.claims("s"),
             name="s",
             config=config,
             budget=4,
         )
-        self.record: Record = self.home.open_record("s")
+        self.record: Record = open_record(self.home, "s")
         self.client = MlflowClient(tracking_uri=self.home.tracking_uri)
 
     def runs(self) -> list[Run]:
@@ -91,7 +93,7 @@ def test_every_metric_is_there_once(recorded: Recorded) -> None:
 
 def test_writing_again_changes_nothing(recorded: Recorded) -> None:
     before, runs = recorded.points(), len(recorded.runs())
-    another = recorded.home.open_record("s")
+    another = open_record(recorded.home, "s")
     another.record(recorded.study.snapshot(), LOOKED_UP, with_figures=True)
     assert recorded.points() == before
     assert len(recorded.runs()) == runs
@@ -125,7 +127,7 @@ def test_files_and_views(recorded: Recorded) -> None:
 
 def test_a_wiped_record_is_written_anew(recorded: Recorded, tmp_path: Path) -> None:
     home = Home(recorded.home.storage, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    home.open_record("s").record(recorded.study.snapshot(), LOOKED_UP)
+    open_record(home, "s").record(recorded.study.snapshot(), LOOKED_UP)
     client = MlflowClient(tracking_uri=home.tracking_uri)
     experiment = client.get_experiment_by_name("acsearch/law_v1").experiment_id
     again = {run.data.tags["acsearch.key"]: run.data.metrics for run in client.search_runs([experiment])}

@@ -26,12 +26,13 @@ import torch
 from ports import free_port
 from safetensors.torch import load_file
 
-from acsearch.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
 from trainers.checkpoints import commit
+from trainers.data.batch import Batch
 from trainers.data.manifest import read_manifest
+from trainers.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
 from trainers.job import Job, Parts, Stage, Tune, read_job
 from trainers.model.loading import METRICS, MODEL, WEIGHTS, load_model
-from trainers.model.multimodal import Batch, MultimodalModel
+from trainers.model.multimodal import MultimodalModel
 from trainers.training import launch as launching
 from trainers.training import preemption, train
 from trainers.training.launch import launch

@@ -18,9 +18,9 @@ from places import Place
 
 from acsearch import __version__
 from acsearch.bundles.transfer import export_study, import_study
-from acsearch.config.study_file import load_table
+from acsearch.config.table_file import load_table
 from acsearch.errors import BundleError
-from acsearch.runners.base import RecordedFinetunes
+from acsearch.runners.recorded import RecordedFinetunes
 
 
 @pytest.fixture(scope="module")

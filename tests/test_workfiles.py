@@ -16,11 +16,14 @@ from test_pipeline import STUDY
 from test_unpack import content_of, made_up
 
 from acsearch.bundles.transfer import export_study, import_study
-from acsearch.errors import BundleError, TrainingError
-from acsearch.runners.base import Observation, make_finetunes
+from acsearch.errors import BundleError
+from acsearch.reporting.tracking_server import open_record
+from acsearch.runners.base import Observation
+from acsearch.runners.registry import make_finetunes
 from acsearch.runners.training import Pipeline
 from trainers.checkpoints.commit import committed, committing, step_folder
 from trainers.checkpoints.work_store import RemoteStore
+from trainers.errors import TrainingError
 from trainers.training.metrics_log import Outbox
 from trainers.utils.locks import Locks
 
@@ -174,11 +177,11 @@ def test_a_checkpoint_is_where_the_work_folder_is(there: Place, here: Place) -> 
     assert [path.is_relative_to(here.work.absolute()) for path in moved] == [True, True]
     assert not any(path.exists() for path in moved)
     client = MlflowClient(tracking_uri=here.tracking_uri)
-    here.open_record("s").record(here.study().snapshot(), pipeline(here))
+    open_record(here, "s").record(here.study().snapshot(), pipeline(here))
     assert not client.search_registered_models()
     carry(there, here, "with", checkpoints=True)
     assert all(committed(path) for path in moved)
-    here.open_record("s").record(here.study().snapshot(), pipeline(here))
+    open_record(here, "s").record(here.study().snapshot(), pipeline(here))
     best = here.study().snapshot().best
     assert best is not None
     assert client.get_model_version_by_alias("acsearch-s", "champion").description == best.representation

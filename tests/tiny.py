@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import acsearch  # noqa: F401  the torchvision guard
+import trainers  # noqa: F401  the torchvision guard
 
 WORDS = tuple("a red blue green circle square what colour is the shape ? it . big small user: assistant:".split())  # noqa: SIM905
 CHAT = (

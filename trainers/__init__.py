@@ -1,3 +1,5 @@
 """The multimodal model and its two training stages."""
 
-import acsearch  # noqa: F401  installs the torchvision guard before anything imports torchvision
+from trainers.utils.torchvision_guard import install_guard
+
+install_guard()  # before anything imports torchvision

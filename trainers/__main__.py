@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from acsearch.errors import AcsearchError, PreemptedError
 from trainers.checkpoints.work_store import open_store
+from trainers.errors import AcsearchError, PreemptedError
 from trainers.job import read_job
 from trainers.training import preemption
 from trainers.training.launch import slurm_ranks

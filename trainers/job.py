@@ -10,20 +10,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from acsearch.errors import TrainingError
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+from trainers.errors import TrainingError
+from trainers.utils.strict_yaml import StrictModel
 
 Count = Annotated[int, Field(ge=1, le=10**12)]  # beyond, sums over it are no exact floats any more
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Tune(_Strict):
+class Tune(StrictModel):
     """How a part of the model is trained. lr: at its highest.  rank, alpha: of LoRA, on all linear layers."""
 
     mode: Literal["frozen", "lora", "full"] = "frozen"
@@ -32,7 +28,7 @@ class Tune(_Strict):
     alpha: float = Field(default=32.0, gt=0, le=1e6)
 
 
-class Parts(_Strict):
+class Parts(StrictModel):
     """What a model is made of. representation: with its connector.  encoders: registry files besides the built-in."""
 
     representation: str
@@ -43,14 +39,14 @@ class Parts(_Strict):
     seed: Seed = 0
 
 
-class Expect(_Strict):
+class Expect(StrictModel):
     """What a plan reckons with where the data is not there yet. text_tokens: of a sample, on average."""
 
     samples: Count
     text_tokens: Count
 
 
-class Stage(_Strict):
+class Stage(StrictModel):
     """One stage of training.
 
     batch: samples of an optimizer step over all processes.  micro_batch: of them, what a process takes at a time.
@@ -91,14 +87,14 @@ class Stage(_Strict):
         return self
 
 
-class Shared(_Strict):
+class Shared(StrictModel):
     """A work store, and the folder here whose contents it shares; see `trainers.checkpoints.work_store`."""
 
     url: str
     root: Path
 
 
-class Job(_Strict):
+class Job(StrictModel):
     """A stage of one candidate. data: the manifest.  start: the committed result whose weights it begins with."""
 
     parts: Parts

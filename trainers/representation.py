@@ -18,13 +18,13 @@ is the registry's matter (trainers/encoders), so a name can be read without one.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NoReturn
 
-from acsearch.errors import SpaceError
+from trainers.errors import SpaceError
+from trainers.utils.suggest import suggest
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ConnectorChoice:
 
     def __post_init__(self) -> None:
         if self.kind not in CONNECTORS:
-            raise SpaceError(f"{self.kind!r} is not a connector; {_nearest(self.kind, CONNECTORS)}")
+            raise SpaceError(f"{self.kind!r} is not a connector; {suggest(self.kind, CONNECTORS)}")
         meaning = CONNECTORS[self.kind].option
         if meaning is None and self.option is not None:
             raise SpaceError(f"the connector {self.kind!r} takes no number, but got {self.option}")
@@ -198,7 +198,7 @@ class _Reader:
         if kind not in CONNECTORS:
             self.at = start
             known = [*JOININGS, *CONNECTORS] if "joining" in expected else [*CONNECTORS]
-            self.fail(f"expected {expected} ({_nearest(kind, known)})")
+            self.fail(f"expected {expected} ({suggest(kind, known)})")
         meaning = CONNECTORS[kind].option
         if meaning is None:
             return ConnectorChoice(kind)
@@ -230,10 +230,3 @@ class _Reader:
 
 def _one_of(words: tuple[str, ...]) -> str:
     return " or ".join(map(repr, words))
-
-
-def _nearest(word: str, known: object) -> str:
-    """Says the known word nearest to `word`, else all of them."""
-    words = [str(entry) for entry in known]  # type: ignore[attr-defined]
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(words)

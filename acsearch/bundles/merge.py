@@ -33,16 +33,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, TypeAdapter, ValidationError, model_validator
 
 from acsearch.bundles.reader import told
-from acsearch.config.study_file import Name
-from acsearch.errors import BundleError, ConfigError
+from acsearch.config.table_file import Name
+from acsearch.errors import BundleError
 from acsearch.policies.sampler import SCORES
 from acsearch.runners.base import CandidateScores
 from acsearch.study.stored import ABOUT, BUDGET, FORMAT, POINTS, REPRESENTATION, SCORE, SURPLUS, TRIAL
 from acsearch.tables.table import Table
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ser_json_inf_nan="constants")
+from trainers.errors import ConfigError
+from trainers.utils.strict_yaml import StrictModel
 
 
 class _About(BaseModel):
@@ -57,7 +55,7 @@ class _About(BaseModel):
     started: str
 
 
-class HalfTrial(_Strict):
+class HalfTrial(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
     """A trial. candidate: its row, None before it was proposed.  pool: how many candidates there were."""
 
     number: int = Field(ge=0)
@@ -87,7 +85,7 @@ class HalfTrial(_Strict):
         return not self.attributes.get(SURPLUS)
 
 
-class Half(_Strict):
+class Half(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
     """A study as a storage holds it at one moment; without attributes, none."""
 
     name: Name

@@ -32,15 +32,18 @@ from acsearch.bundles import work_files as workfiles
 from acsearch.bundles.merge import Changes, Half, HalfTrial, merge
 from acsearch.bundles.reader import Archive, told
 from acsearch.bundles.writer import STUDY, pack
-from acsearch.config.study_file import Source, load_prior, load_source, load_study
-from acsearch.errors import AcsearchError, BundleError
+from acsearch.config.prior_file import load_prior
+from acsearch.config.study_file import Source, load_source, load_study
+from acsearch.errors import BundleError
 from acsearch.law.prior import Prior
 from acsearch.policies.sampler import PARAMETER
-from acsearch.runners.base import make_finetunes
+from acsearch.runners.registry import make_finetunes
 from acsearch.storage.home import Home
+from acsearch.study.checks import check_name
 from acsearch.study.stored import ABOUT, ATTEMPTS, CHECKPOINT, JOB, RUNS, TRIAL, digest
-from acsearch.study.study import Study, check_name
+from acsearch.study.study import Study
 from acsearch.tables.table import Table
+from trainers.errors import AcsearchError
 
 _COMMITTED = re.compile(r"(?:.*/)?(stages/[0-9a-f]{24}/result)")
 
@@ -66,7 +69,7 @@ class Imported:
 def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False) -> Exported:
     """Write a study into a new file. Raises StudyError, BundleError, and TrainingError for a broken checkpoint."""
     check_name(name)
-    storage, locks = home.open_storage(create=False), home.locks(name)
+    storage, locks = home.open_storage(create=False), home.claims(name)
     study = Study.open(storage, locks, name)
     table = study.snapshot().table  # raises if what it searches has changed
     with locks.exclusive("ask"):  # no trial is half asked for
@@ -97,7 +100,7 @@ def import_study(home: Home, file: Path, *, study: str | None = None, budget: in
             there = there.model_copy(update={"attributes": there.attributes | {ABOUT: about}})
         table = load_source(Source(**about["table"]["source"]))
         merge(here, there, table, budget)  # what is refused is refused before anything is made
-        storage, locks = home.open_storage(create=True), home.locks(there.name)
+        storage, locks = home.open_storage(create=True), home.claims(there.name)
         with ExitStack() as claims:
             claims.enter_context(locks.exclusive("start"))
             claims.enter_context(locks.exclusive("ask"))

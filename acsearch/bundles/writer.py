@@ -17,11 +17,12 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from acsearch import __version__
-from acsearch.config.study_file import Name
+from acsearch.config.table_file import Name
 from acsearch.errors import BundleError
+from trainers.utils.strict_yaml import StrictModel
 
 FORMAT = 1
 STUDY = "study.json"
@@ -36,18 +37,14 @@ BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Entry(_Strict):
+class Entry(StrictModel, strict=True):
     """A file of the bundle. size: bytes."""
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class Manifest(_Strict):
+class Manifest(StrictModel, strict=True):
     """What is in a bundle, in its order, and where it was made."""
 
     format: int

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acsearch.cli.study import NameArgument, Storage
+from acsearch.cli.options import NameArgument, Storage
 from acsearch.storage.home import Home
 
 app = typer.Typer()

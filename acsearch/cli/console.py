@@ -15,8 +15,9 @@ from rich.table import Table as Grid
 
 from acsearch.redaction import shown
 from acsearch.reporting.report import caveats, headline, interval, ranking
+from acsearch.study.events import Event, Watch
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
-from acsearch.study.study import Event, Study, Watch
+from acsearch.study.study import Study
 from acsearch.tables.table import Table
 
 if TYPE_CHECKING:

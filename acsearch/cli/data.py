@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acsearch.errors import ConfigError
+from trainers.errors import ConfigError
 
 app = typer.Typer(help="Check and split training data.", no_args_is_help=True)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import typer
 
-from acsearch.cli.study import Json, Storage, Tracking
+from acsearch.cli.options import Json, Storage, Tracking, print_json
 from acsearch.storage.home import Home
 
 _MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
@@ -21,14 +20,14 @@ def doctor(storage: Storage = None, tracking: Tracking = None, as_json: Json = F
     from rich.console import Console
     from rich.markup import escape
 
-    from acsearch.doctor.machine import examine
+    from acsearch.doctor.examine import examine
 
     console = Console(highlight=False, soft_wrap=True)
     with Console(stderr=True).status("looking") as status:
         findings = examine(Home(storage, tracking), lambda what: status.update(f"looking at {what}"))
     failed = any(one.state == "fail" for one in findings)
     if as_json:
-        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(one) for one in findings]}, indent=2))
+        print_json({"ok": not failed, "findings": [asdict(one) for one in findings]})
     else:
         wide = max(len(one.what) for one in findings)
         for one in findings:

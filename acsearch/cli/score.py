@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acsearch.errors import ConfigError
+from acsearch.cli.options import Json, print_json
+from trainers.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from acsearch.scores.pck import CorrespondenceResult, Pck
@@ -36,7 +36,6 @@ Longest = Annotated[int, typer.Option(min=2, help="Positions after which a sampl
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time; the score does not depend on it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the encoders: float32, bfloat16 or float16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("C")
@@ -207,7 +206,7 @@ def _device(name: str | None) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # torch raises both
-        raise ConfigError(f"--device {name!r}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--device {name!r}: {first_line(error)}") from error
     return name
 
 
@@ -270,9 +269,8 @@ def _show(definition: str, title: str, rows: Sequence[tuple[str, ...]], columns:
 
 def _print(definition: str, about: dict[str, Any], value: float, numbers: dict[str, Any], seconds: float) -> None:
     """JSON: which score this is, of what, its value and unit, all numbers, and what it cost."""
-    from acsearch.cli.main import finite
     from acsearch.scores import SCORES
 
     score = SCORES[definition]
     head = {"definition": definition, "version": score.version, **about, "value": value, "unit": score.unit}
-    typer.echo(json.dumps(finite(head | numbers | {"seconds": round(seconds, 3)}), indent=2))
+    print_json(head | numbers | {"seconds": round(seconds, 3)})

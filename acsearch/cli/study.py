@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acsearch.errors import AcsearchError, ConfigError, StudyError
+from acsearch.cli.options import Json, print_json
+from acsearch.errors import StudyError
+from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
+from trainers.errors import AcsearchError, ConfigError
 
 if TYPE_CHECKING:
     from acsearch.config.study_file import StudyConfig
     from acsearch.runners.base import Finetunes
-    from acsearch.study.study import Event, Study, Watch
+    from acsearch.study.events import Event, Watch
+    from acsearch.study.study import Study
+from acsearch.cli.options import EngineOption, NameArgument, Parallel, Storage, Tracking, open_study
 
 app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
-
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A study's name; see acsearch study list.")]
-Storage = Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in acsearch-runs/.")]
-Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in acsearch-runs/.")]
-EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Where work is done: here, or as jobs of Slurm.")]
-Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at a time; with --engine slurm, jobs at a time.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -50,8 +47,9 @@ def start(
     """Start a study and run it until its budget is spent."""
     from acsearch.cli import console
     from acsearch.config.study_file import load_study, update
+    from acsearch.study.checks import check_free, check_start
     from acsearch.study.stored import exists
-    from acsearch.study.study import Study, check_free, check_start
+    from acsearch.study.study import Study
 
     config = load_study(study)
     file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
@@ -61,12 +59,12 @@ def start(
         _print_plan(config, budget)
         return
     home = Home(storage, tracking)
-    database, locks = home.open_storage(create=True), home.locks(file.name)
+    database, locks = home.open_storage(create=True), home.claims(file.name)
     if not resume:
         check_free(database, locks, file.name)
     if not exists(database, file.name):
         with console.waiting("opening the MLflow record"):
-            home.open_record(file.name)  # before the study: where it fails, nothing has been started
+            open_record(home, file.name)  # before the study: where it fails, nothing has been started
     started = Study.start(
         database,
         locks,
@@ -88,7 +86,7 @@ def plan(
 ) -> None:
     """What a study would run, and the hours, memory and disk that it takes. Needs no weights, data or network."""
     from acsearch.config.study_file import load_study
-    from acsearch.study.study import check_start
+    from acsearch.study.checks import check_start
 
     config = load_study(study)
     check_start(config.file, config.table, config.prior, budget)
@@ -107,7 +105,7 @@ def _print_plan(config: StudyConfig, budget: int, *, as_json: bool = False) -> N
 
         planned = plan(config, budget)
     if as_json:
-        _print(asdict(planned) | {"hardware": planned.hardware.model_dump()})
+        print_json(asdict(planned) | {"hardware": planned.hardware.model_dump()})
     else:
         console.plan(planned)
 
@@ -132,7 +130,7 @@ def resume(
     study = open_study(home, name)
     study.snapshot()  # raises if the table or the prior that it was started with is not there any more
     if steal:
-        study.locks.steal()
+        study.claims.steal()
     if budget is not None:
         study.raise_budget(budget)
     _run(home, study, engine, parallel)
@@ -156,7 +154,8 @@ def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -
             }
             for record in snapshot.finetunes
         ]
-        _print({"name": name, "budget": snapshot.budget, "finished": len(snapshot.finished), "finetunes": finetunes})
+        done = len(snapshot.finished)
+        print_json({"name": name, "budget": snapshot.budget, "finished": done, "finetunes": finetunes})
     else:
         console.status(snapshot)
 
@@ -171,7 +170,7 @@ def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> 
     if not as_json:
         console.summary(snapshot)
         return
-    _print(
+    print_json(
         {
             "name": name,
             "objective": snapshot.objective,
@@ -212,11 +211,11 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
     snapshots, unreadable = [], {}
     for name in (summary.study_name for summary in summaries(database)):
         try:
-            snapshots.append(Study.open(database, home.locks(name), name).snapshot())
+            snapshots.append(Study.open(database, home.claims(name), name).snapshot())
         except AcsearchError as error:  # its table has changed, or another version wrote it
             unreadable[name] = str(error)
     if as_json:
-        _print(
+        print_json(
             [
                 *(
                     {"name": s.name, "budget": s.budget, "finished": len(s.finished), "started": s.started.isoformat()}
@@ -234,7 +233,7 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
     """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
     from acsearch.cli import console
     from acsearch.reporting.recorder import Recorder
-    from acsearch.runners.base import make_finetunes
+    from acsearch.runners.registry import make_finetunes
 
     home = Home(storage, tracking)
     study = open_study(home, name)
@@ -266,18 +265,11 @@ def report(
     typer.echo(f"wrote {file}")
 
 
-def open_study(home: Home, name: str) -> Study:
-    from acsearch.study.study import Study, check_name
-
-    check_name(name)
-    return Study.open(home.open_storage(create=False), home.locks(name), name)
-
-
 def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch.cli import console
     from acsearch.reporting.recorder import Recorder
-    from acsearch.runners.base import make_finetunes
+    from acsearch.runners.registry import make_finetunes
 
     finetunes = make_finetunes(study.source, home.work, home.store)
     work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
@@ -325,9 +317,3 @@ def _through_slurm(home: Home, study: Study, parallel: int) -> Callable[[Watch],
         raise ConfigError("--engine slurm: this study looks its finetunes up in a table: nothing to submit")
     slurm = Slurm(recipe.slurm, home.folder / "jobs", home.environment)
     return lambda watch: dispatch(study, slurm, parallel, watch)
-
-
-def _print(data: Any) -> None:
-    from acsearch.cli.main import finite
-
-    typer.echo(json.dumps(finite(data), indent=2))

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acsearch.cli.study import NameArgument, Storage, open_study
+from acsearch.cli.options import NameArgument, Storage, open_study
 from acsearch.storage.home import Home
 
 if TYPE_CHECKING:
     from acsearch.runners.base import Finetunes
-    from acsearch.study.study import Event, Study
+    from acsearch.study.events import Event
+    from acsearch.study.study import Study
 
 app = typer.Typer(help="One piece of a study's work, as jobs do it.", no_args_is_help=True)
 
@@ -51,7 +52,7 @@ def _work(home: Home, name: str) -> Iterator[tuple[Study, Finetunes]]:
     from trainers.training import preemption
 
     with preemption.listening():
-        from acsearch.runners.base import make_finetunes
+        from acsearch.runners.registry import make_finetunes
 
         study = open_study(home, name)
         yield study, make_finetunes(study.source, home.work, home.store)

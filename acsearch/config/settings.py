@@ -7,7 +7,6 @@ folder. Relative paths are relative to the current folder, wherever they are giv
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -15,20 +14,20 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from acsearch.errors import ConfigError
+from trainers.errors import ConfigError
+from trainers.utils.strict_yaml import StrictModel
+from trainers.utils.suggest import suggest
 
 FILE = "acsearch.toml"
 _PREFIX = "ACSEARCH_"
 _VARIABLES = {"tracking": (f"{_PREFIX}TRACKING", "MLFLOW_TRACKING_URI")}
 
 
-class _Keys(BaseModel):
+class _Keys(StrictModel, strict=True, hide_input_in_errors=True):
     """What can be set, as the file has it. None: the default, which depends on `home`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     home: str = Field("acsearch-runs", min_length=1, description="the folder of all that is made here")
     storage: str | None = Field(None, description="Optuna's storage, as an SQLAlchemy URL")
@@ -104,10 +103,7 @@ def read(path: Path) -> dict[str, Any]:
         problem = min(error.errors(include_input=False), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            known = list(_Keys.model_fields)
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{path}: unknown key {key!r}; {hint}") from error
+            raise ConfigError(f"{path}: unknown key {key!r}; {suggest(key, _Keys.model_fields)}") from error
         raise ConfigError(f"{path}: {key}: {_reason(problem)}") from error
 
 

@@ -10,20 +10,17 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from acsearch.errors import SpaceError
+from trainers.errors import SpaceError
 from trainers.job import Count, Seed, Stage
 from trainers.representation import ConnectorChoice, Representation, parse
+from trainers.utils.strict_yaml import StrictModel
 
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Prepare(_Strict):
+class Prepare(StrictModel):
     """Data that is made, not downloaded. call: "module:function", called with a folder, seed and sizes."""
 
     call: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -31,7 +28,7 @@ class Prepare(_Strict):
     sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
 
 
-class Alignment(_Strict):
+class Alignment(StrictModel):
     """A. data: a manifest of captions.  references: representations that A_cos compares with."""
 
     definition: Literal["A_ll", "A_ll_train", "A_cos"] = "A_ll"
@@ -46,7 +43,7 @@ class Alignment(_Strict):
         return self
 
 
-class Correspondence(_Strict):
+class Correspondence(StrictModel):
     """C. pairs: a folder in SPair-71k's layout."""
 
     definition: Literal["C", "C_compat"] = "C"
@@ -54,7 +51,7 @@ class Correspondence(_Strict):
     decode: Literal["argmax", "soft"] = "argmax"
 
 
-class Evaluation(_Strict):
+class Evaluation(StrictModel):
     """limit: samples of each benchmark.  data: local copies of benchmarks' data sets, by benchmark."""
 
     batch_size: int = Field(default=32, ge=1)
@@ -62,7 +59,7 @@ class Evaluation(_Strict):
     data: dict[str, str] = {}
 
 
-class Hardware(_Strict):
+class Hardware(StrictModel):
     """What a plan reckons with; without it, with this machine. tflops: dense bf16 peak of one GPU.
 
     utilisation: the share of it that training reaches.  kind: what there are `gpus` of.
@@ -76,7 +73,7 @@ class Hardware(_Strict):
     utilisation: float = Field(default=0.4, ge=1e-6, le=1)
 
 
-class SlurmOptions(_Strict):
+class SlurmOptions(StrictModel):
     """A job of `--engine slurm`. gpus, cpus, memory_gb: of a node.  notice: seconds before the end at which it is told.
 
     setup: shell lines before the command, such as `module load`.  options: further ones of sbatch, `{qos: high}`.
@@ -94,7 +91,7 @@ class SlurmOptions(_Strict):
     options: dict[str, str | int | bool] = {}
 
 
-class Recipe(_Strict):
+class Recipe(StrictModel):
     """connector: of candidates that name none.  processes: of one training run, for instance one per GPU.
 
     parallel: candidates scored at a time. They share the machine's cores; for tiny models, that use two of them badly.

@@ -14,79 +14,20 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import acsearch
-from acsearch.errors import AcsearchError, ConfigError
-from acsearch.redaction import holds_secret, without_secrets
+from acsearch.doctor.finding import LIMIT, Finding
+from acsearch.redaction import holds_secret
 from acsearch.storage.home import Home
+from trainers.errors import ConfigError, first_line
 
-LIMIT = 20.0  # seconds for a check; what it waits for has shorter limits of its own
 _LITTLE = 5e9  # bytes of free disk
 # file systems that several machines share, where SQLite's locks cannot be relied on
 _SHARED = r"nfs\d*|cifs|smb\w*|lustre|beegfs\w*|gpfs|ceph|glusterfs|panfs|wekafs|fuse\.(sshfs|glusterfs|juicefs|s3fs)"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """state: warn for what works but should be looked at.  found: in a line.  todo: "" where nothing has to be done."""
-
-    what: str
-    state: Literal["ok", "warn", "fail"]
-    found: str
-    todo: str = ""
-
-
-Check = Callable[[Home], list[Finding]]
-
-
-def examine(home: Home, say: Callable[[str], None] = lambda what: None) -> list[Finding]:
-    """All checks, one after the other. say: is told what is being looked at."""
-    from acsearch.doctor import services
-
-    checks: dict[str, Check] = {"python": python, "packages": packages, "torch": torch, "GPU": gpu, "Slurm": slurm}
-    located: dict[str, Check] = {"settings": settings, "home": folder, "storage": services.storage}
-    located |= {"MLflow": services.tracking, "work store": services.store}
-    findings: list[Finding] = []
-    for what, check in (located | checks).items():
-        say(what)
-        if what in located and any(one.what == "settings" and one.state == "fail" for one in findings):
-            findings.append(Finding(what, "warn", "not checked: the settings do not say where it is"))
-        else:
-            findings += within(LIMIT, what, check, home)
-    return findings
-
-
-def within(seconds: float, what: str, check: Check, home: Home) -> list[Finding]:
-    """What a check finds. Whatever goes wrong in it is a finding, and so is that it takes too long."""
-    found: list[Finding] = []
-
-    def run() -> None:
-        try:
-            found.extend(check(home))
-        except AcsearchError as error:
-            found.append(Finding(what, "fail", str(error), "mend what it names"))
-        except Exception as error:
-            found.append(Finding(what, "fail", reason(error), "acsearch did not foresee this; please report it"))
-
-    thread = threading.Thread(target=run, daemon=True)  # which may hang for ever, and not keep us from ending
-    thread.start()
-    thread.join(seconds)
-    late = [] if found else [Finding(what, "fail", f"no answer within {seconds:g} s", "see whether it is overloaded")]
-    return [Finding(one.what, one.state, without_secrets(one.found), one.todo) for one in found or late]
-
-
-def reason(error: BaseException) -> str:
-    """Its first line, with the kind of error where it says nothing else."""
-    text = " ".join(str(error).strip().split("\n")[0].split())
-    return text or type(error).__name__
 
 
 # -- settings and the folder -------------------------------------------------------------------------------------------
@@ -227,7 +168,7 @@ def gpu(home: Home) -> list[Finding]:
             works = float((square @ square).sum()) == 256 * 256 * 64
             free = torch.cuda.mem_get_info(device)[0]
         except RuntimeError as error:
-            findings.append(Finding("GPU", "fail", f"{device}: {known.name}: {reason(error)}", "see nvidia-smi"))
+            findings.append(Finding("GPU", "fail", f"{device}: {known.name}: {first_line(error)}", "see nvidia-smi"))
             continue
         kind = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "no bf16"
         found = f"{device}: {known.name}, {free / 1e9:.0f} of {known.total_memory / 1e9:.0f} GB free, {kind}"

@@ -20,10 +20,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from acsearch.doctor.machine import Finding, reason
-from acsearch.errors import StoreError, StudyError
+from acsearch.doctor.finding import Finding
+from acsearch.errors import StudyError
 from acsearch.redaction import shown, without_userinfo
-from acsearch.storage.home import Home, sqlite_file
+from acsearch.storage.home import Home
+from acsearch.storage.sqlite import sqlite_file
+from trainers.errors import StoreError, first_line
 
 _ANSWER = 5  # seconds for a server to answer
 _SLOW = 0.25  # seconds of a statement; a study makes hundreds
@@ -59,7 +61,7 @@ def storage(home: Home) -> list[Finding]:
     except ImportError as error:
         return [Finding("storage", "fail", f"{name}: {error}", "pip install 'acsearch[cluster]'")]
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        said = reason(getattr(error, "orig", None) or error)
+        said = first_line(getattr(error, "orig", None) or error)
         return [Finding("storage", "fail", f"{name}: {said}", _database_advice(said))]
 
 
@@ -129,7 +131,7 @@ def _locked(path: Path) -> str:
             connection.execute("begin immediate")
             connection.execute("rollback")
     except sqlite3.Error as error:
-        return reason(error)
+        return first_line(error)
     return "" if os.access(path, os.W_OK) else "not yours to write"
 
 
@@ -171,7 +173,7 @@ def tracking(home: Home) -> list[Finding]:
         with _quickly():
             _probe_tracking(uri, writes=path is None)
     except Exception as error:  # its clients let through whatever their stores and artifact stores raise
-        return [Finding("MLflow", "fail", f"{name}: {reason(error)}", _tracking_advice(str(error)))]
+        return [Finding("MLflow", "fail", f"{name}: {first_line(error)}", _tracking_advice(str(error)))]
     found = f"{name}: MLflow {version or mlflow.__version__}"
     if version and version.split(".")[0] != mlflow.__version__.split(".")[0]:
         todo = "install the same major version on both sides"
@@ -244,7 +246,7 @@ def _get(address: str) -> tuple[int, str]:
         error.close()
         return error.code, ""
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return 0, f"no answer: {reason(getattr(error, 'reason', None) or error)}"
+        return 0, f"no answer: {first_line(getattr(error, 'reason', None) or error)}"
 
 
 # -- work store --------------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def store(home: Home) -> list[Finding]:
         try:
             ahead = _ahead(endpoint)
         except (OSError, http.client.HTTPException) as error:
-            said = reason(getattr(error, "reason", None) or error)
+            said = first_line(getattr(error, "reason", None) or error)
             todo = "start the server, or mend AWS_ENDPOINT_URL"
             return [Finding("work store", "fail", f"{home.store}: no answer from {shown(endpoint)}: {said}", todo)]
         findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK)]
@@ -291,7 +293,7 @@ def store(home: Home) -> list[Finding]:
             found = f"{home.store}: written, read, listed and deleted; {1000 * took:.0f} ms a write"
             findings.insert(0, Finding("work store", "ok", found))
     except Exception as error:  # each file system has its own
-        advice = Remote(home.store).advice(error) or reason(error)
+        advice = Remote(home.store).advice(error) or first_line(error)
         todo = "mend what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "mend ACSEARCH_WORK"
         findings.insert(0, Finding("work store", "fail", f"{home.store}: {advice}", todo))
     return findings

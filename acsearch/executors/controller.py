@@ -13,8 +13,9 @@ from datetime import datetime
 from acsearch.errors import StudyError
 from acsearch.executors.slurm import Slurm
 from acsearch.study.attempts import Attempt, Submission, not_before
+from acsearch.study.events import Event, News, Watch
 from acsearch.study.stored import SCORE, TRIAL
-from acsearch.study.study import Event, News, Study, Watch
+from acsearch.study.study import Study
 
 _LOOK = 5.0  # seconds between looks at how far the jobs are
 
@@ -25,10 +26,10 @@ def dispatch(study: Study, engine: Slurm, parallel: int, watch: Watch) -> None:
     Raises StudyError for work that does not succeed by itself, with what was said last; jobs that run go on.
     """
     since, news = datetime.now(), News(study, watch)
-    with study.locks.claim(_controller(engine.cluster)):  # tells other clusters that queued jobs here are looked after
+    with study.claims.claim(_controller(engine.cluster)):  # tells other clusters that queued jobs here are looked after
         while True:
             news.tell()
-            with study.locks.exclusive("dispatch"):
+            with study.claims.exclusive("dispatch"):
                 if not _hand_over(study, engine, parallel, watch, since):
                     news.tell()
                     return
@@ -70,12 +71,12 @@ def _submit(study: Study, engine: Slurm, work: str, number: int, name: str, watc
 
 def _is_ready(study: Study, engine: Slurm, work: str, since: datetime) -> bool:
     """Whether a piece of unfinished work is to be handed over now."""
-    if study.locks.held(work):
+    if study.claims.held(work):
         return False
     submission = study.submission(work)
     if submission is not None:
         if submission.cluster != engine.cluster:
-            if study.locks.held(_controller(submission.cluster)):
+            if study.claims.held(_controller(submission.cluster)):
                 return False
         elif engine.alive(submission):
             return False
@@ -94,7 +95,7 @@ def _note_silent_end(study: Study, work: str, submission: Submission) -> None:
     attempts = study.attempts(work)
     if attempts and attempts[-1].began >= submission.submitted:
         return
-    with study.locks.claim(work) as ours:
+    with study.claims.claim(work) as ours:
         if ours:
             silent = Attempt(str(submission), submission.submitted)
             study.note_attempts(work, [*attempts, silent.end("crashed", "the job ended before its command began")])

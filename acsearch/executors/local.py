@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 
 from acsearch.redaction import guard
 from acsearch.storage.home import Home
-from acsearch.study.study import Event, News, Study
+from acsearch.study.events import Event, News
+from acsearch.study.study import Study
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -64,7 +65,7 @@ def _work(home: Home, name: str, devices: list[str] | None, finetunes_too: bool)
     """Do what is left. Ends with the controller; what goes wrong here goes wrong there too, and is told there."""
     guard()
     _restrict(devices)
-    from acsearch.runners.base import make_finetunes
+    from acsearch.runners.registry import make_finetunes
 
     controller = multiprocessing.parent_process()
 
@@ -73,7 +74,7 @@ def _work(home: Home, name: str, devices: list[str] | None, finetunes_too: bool)
             raise SystemExit
 
     with suppress(Exception, KeyboardInterrupt):
-        study = Study.open(home.open_storage(create=False), home.locks(name), name)
+        study = Study.open(home.open_storage(create=False), home.claims(name), name)
         finetunes = make_finetunes(study.source, home.work, home.store)
         if finetunes_too:
             study.run(finetunes, watch)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from acsearch.config.training import SlurmOptions
-from acsearch.errors import ConfigError, StudyError
+from acsearch.errors import StudyError
 from acsearch.study.attempts import Submission
+from trainers.errors import ConfigError
 from trainers.training.preemption import EXIT_CODE
 
 _PATIENCE = 60  # seconds; a scheduler that is down blocks its clients for nine

@@ -31,7 +31,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special  # not scipy.stats, which takes a second to import
 
-from acsearch.law.least_squares import FULL, TERMS, WITHOUT_C, Array, Features, Index
+from acsearch.law.features import FULL, TERMS, WITHOUT_C, Array, Features, Index
 from acsearch.law.prior import Prior
 from acsearch.tables.table import Sheet
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from acsearch.errors import TableError
 from acsearch.law.bayes import HierarchicalLaw, Posterior
-from acsearch.law.least_squares import Array, Features, Index, Surrogate
+from acsearch.law.features import Array, Features, Index, Surrogate
 from acsearch.tables.table import Table
 
 _LEVEL = 0.8

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from acsearch.errors import ConfigError
 from acsearch.law.bayes import HierarchicalLaw
-from acsearch.law.least_squares import FULL, WITHOUT_C, PublishedLaw, Surrogate, parse_terms
+from acsearch.law.features import FULL, WITHOUT_C, Surrogate, parse_terms
+from acsearch.law.least_squares import PublishedLaw
 from acsearch.law.prior import Prior
 from acsearch.tables.table import Table
+from trainers.errors import ConfigError
 
 
 def _bayes(table: Table, prior: Prior, terms: str) -> Surrogate:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from acsearch.law.bayes import Posterior, stack
-from acsearch.law.least_squares import Array, Index
+from acsearch.law.features import Array, Index
 from acsearch.policies.recommendation import screen
 
 _FANTASIES = 16

@@ -13,7 +13,7 @@ import numpy as np
 
 from acsearch.errors import PoolExhausted
 from acsearch.law.bayes import Posterior
-from acsearch.law.least_squares import Array, Features, Index
+from acsearch.law.features import Array, Features, Index
 from acsearch.policies.acquisition import Acquisition, acquire
 from acsearch.policies.recommendation import recommend
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from acsearch.law.bayes import Posterior
-from acsearch.law.least_squares import Array, Index
+from acsearch.law.features import Array, Index
 
 _SCREEN = 512  # candidates beyond the most promising ones have no measurable chance of being best
 _DRAWS = 4096

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from acsearch.law.least_squares import FULL, WITHOUT_C, Features, Index, PublishedLaw
+from acsearch.law.features import FULL, WITHOUT_C, Features, Index
+from acsearch.law.least_squares import PublishedLaw
 from acsearch.policies.base import State
 
 

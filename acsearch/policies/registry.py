@@ -27,13 +27,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acsearch.errors import ConfigError
 from acsearch.law.bayes import HierarchicalLaw, Posterior
-from acsearch.law.least_squares import Array, Features, Index
+from acsearch.law.features import Array, Features, Index
 from acsearch.law.prior import Prior
 from acsearch.policies.acquisition import Acquisition, expected_improvement, knowledge_gradient, upper_confidence_bound
 from acsearch.policies.base import LawPolicy, Policy, RulePolicy, State
 from acsearch.policies.region_sampling import PublishedPolicy
+from trainers.errors import ConfigError
 
 DEFAULT = "ucb"
 

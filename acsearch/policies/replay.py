@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from joblib import Parallel, delayed
 
-from acsearch.errors import ConfigError
 from acsearch.law.bayes import HierarchicalLaw, Posterior, objective_weights
-from acsearch.law.least_squares import Array, Features, Index
+from acsearch.law.features import Array, Features, Index
 from acsearch.law.prior import Prior
 from acsearch.policies.base import Policy, State
 from acsearch.policies.registry import make_policy
 from acsearch.tables.table import Table
+from trainers.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from acsearch.law.least_squares import Array, Features
+from acsearch.law.features import Array, Features
 from acsearch.policies.base import Policy, State
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-from acsearch.law.least_squares import TERMS, Array, Features
+from acsearch.law.features import TERMS, Array, Features
 from acsearch.study.snapshot import Snapshot
 
 if TYPE_CHECKING:

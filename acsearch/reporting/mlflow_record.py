@@ -29,9 +29,10 @@ from acsearch.reporting.figures import figures
 from acsearch.reporting.mlflow_views import experiment_tags, saved_views
 from acsearch.reporting.report import law_sheet, markdown
 from acsearch.runners.base import Finetunes
+from acsearch.storage.claims import Claims
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
+from trainers.errors import first_line
 from trainers.training.metrics_log import Outbox
-from trainers.utils.locks import Claims
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: a study reports to nobody else
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with its password, in the middle of progress
@@ -63,7 +64,7 @@ class Record:
             self._client.search_experiments(max_results=1)
         except AWAY as error:
             raise StudyError(
-                f"--tracking {shown(uri)}: MLflow cannot be used there: {without_secrets(str(error).splitlines()[0])}"
+                f"--tracking {shown(uri)}: MLflow cannot be used there: {without_secrets(first_line(error))}"
             ) from error
 
     def record(self, snapshot: Snapshot, finetunes: Finetunes, *, with_figures: bool = False) -> dict[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from acsearch.errors import StudyError
 from acsearch.redaction import without_secrets
 from acsearch.reporting.mlflow_record import AWAY
+from acsearch.reporting.tracking_server import open_record
 from acsearch.runners.base import Finetunes
 from acsearch.storage.home import Home
 from acsearch.study.stored import StoredStudy
+from trainers.errors import first_line
 
 
 class Recorder:
@@ -20,9 +22,9 @@ class Recorder:
     def __call__(self, *, with_figures: bool = False) -> None:
         study, snapshot = self._study, self._study.snapshot()  # a damaged study is no matter of the record's
         try:
-            record = self._home.open_record(study.name)  # asks first whether anybody answers: clients try for minutes
+            record = open_record(self._home, study.name)  # asks first whether anybody answers: clients try for minutes
             study.note_runs(record.record(snapshot, self._finetunes, with_figures=with_figures))
         except (StudyError, *AWAY) as error:
-            self.missing = without_secrets(str(error).strip().split("\n")[0])
+            self.missing = without_secrets(first_line(error))
         else:
             self.missing = None

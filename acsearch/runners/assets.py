@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from acsearch.config.training import Recipe
-from acsearch.errors import ConfigError
-from acsearch.runners.base import Say
 from acsearch.scores.pairs import Pairs
 from trainers.encoders import Registry, load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
+from trainers.errors import ConfigError
 from trainers.representation import Representation
-
-SHORT = 24  # characters of a digest in a name
+from trainers.utils.digest import SHORT, digest, digest_of
+from trainers.utils.progress import Say
 
 
 class Materials:
@@ -101,24 +97,3 @@ class Materials:
         arrays = (pairs.sizes, pairs.source, pairs.target, pairs.source_points, pairs.target_points, pairs.boxes)
         groups = [] if pairs.geometry is None else [pairs.geometry.tobytes().hex()]
         return digest([array.tobytes().hex() for array in arrays] + groups + [digest_of(p) for p in pairs.images])
-
-
-_digests: dict[tuple[str, int, int], str] = {}
-
-
-def digest_of(path: Path) -> str:
-    """sha256 of a file, read once while it does not change."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    key = (str(path), status.st_size, status.st_mtime_ns)
-    if key not in _digests:
-        with path.open("rb") as file:
-            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _digests[key]
-
-
-def digest(parts: Sequence[str]) -> str:
-    """sha256 of several texts."""
-    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

@@ -6,17 +6,11 @@ A study whose finetunes are looked up in a recorded table is `RecordedFinetunes`
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from acsearch.config.study_file import Source, load_source, load_study
-from acsearch.tables.table import Table
-
-Say = Callable[[str], None]  # what is going on, for a person who waits
+from trainers.utils.progress import Say
 
 
 @dataclass(frozen=True)
@@ -83,62 +77,3 @@ class Finetunes(Protocol):
     def tidy(self) -> None:
         """Remove what processes that were killed left in the work folder and nobody needs."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedFinetunes:
-    """Finetunes that somebody ran before, looked up in a table."""
-
-    table: Table
-    parallel: int = 1
-    processes: int = 1
-
-    def score(self, candidate: int, say: Say) -> CandidateScores:
-        correspondence = float(self.table.correspondence[candidate])
-        known = None if math.isnan(correspondence) else correspondence
-        return CandidateScores(tuple(self.table.alignment[candidate].tolist()), known)
-
-    def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
-        started = time.perf_counter()
-        scores = dict(zip(self.table.benchmarks, self.table.scores[candidate].tolist(), strict=True))
-        known = zip(self.table.benchmarks, self.table.errors[candidate].tolist(), strict=True)
-        errors = {benchmark: error for benchmark, error in known if not math.isnan(error)}
-        return Observation(scores, time.perf_counter() - started, errors)
-
-    def logs(self, candidate: int, trial: int | None) -> Path | None:
-        return None
-
-    def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
-        return []
-
-    def fetch(self, candidate: int, *, finetuned: bool, checkpoints: bool) -> None:
-        pass
-
-    def model(self, candidate: int) -> Path | None:
-        return None
-
-    def tidy(self) -> None:
-        pass
-
-
-def make_finetunes(source: Source, work: Path, store: str | None = None) -> Finetunes:
-    """What a study of this source searches. work: folder for what training makes.  store: URL that shares it."""
-    if source.study is None:
-        return RecordedFinetunes(load_source(source))
-    from acsearch.runners.training import Pipeline  # here, because only studies that train need torch
-
-    return Pipeline(load_study(source.study), work, store)
-
-
-def is_scored(table: Table) -> bool:
-    """Whether A is known for every candidate."""
-    return not any(math.isnan(value) for value in table.alignment[:, 0])
-
-
-def with_scores(table: Table, scores: dict[int, dict[str, Any]]) -> Table:
-    """The table with what has been measured so far filled in."""
-    alignment, correspondence = table.alignment.copy(), table.correspondence.copy()
-    for row, one in scores.items():
-        alignment[row] = one["alignment"]
-        correspondence[row] = math.nan if one["correspondence"] is None else one["correspondence"]
-    return replace(table, alignment=alignment, correspondence=correspondence)

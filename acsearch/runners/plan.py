@@ -18,11 +18,11 @@ import yaml
 
 from acsearch.config.study_file import StudyConfig
 from acsearch.config.training import Hardware, Recipe
-from acsearch.errors import ConfigError, DataError
 from trainers.connectors.base import connector_class
 from trainers.data.manifest import read_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
+from trainers.errors import ConfigError, DataError
 from trainers.job import Expect, Stage
 from trainers.model.flops import Shape, stage_memory, training_flops
 from trainers.representation import Part, Representation

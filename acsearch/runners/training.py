@@ -25,8 +25,8 @@ import torch
 
 from acsearch.config.study_file import StudyConfig
 from acsearch.config.training import Recipe
-from acsearch.runners.assets import SHORT, Materials, digest, digest_of
-from acsearch.runners.base import CandidateScores, Observation, Say
+from acsearch.runners.assets import Materials
+from acsearch.runners.base import CandidateScores, Observation
 from acsearch.scores import SCORES
 from evals.benchmarks import benchmark
 from evals.runner import evaluate
@@ -39,7 +39,9 @@ from trainers.training import preemption
 from trainers.training.launch import launch
 from trainers.training.train import OUTBOX, RESULT
 from trainers.utils.atomic import sweep, whole
+from trainers.utils.digest import SHORT, digest, digest_of
 from trainers.utils.locks import Locks
+from trainers.utils.progress import Say
 
 
 class Pipeline:

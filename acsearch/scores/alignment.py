@@ -22,14 +22,15 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from acsearch.errors import DataError, TrainingError
+from trainers.data.templates import IGNORED
+from trainers.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from trainers.model.multimodal import Batch, MultimodalModel
+    from trainers.data.batch import Batch
+    from trainers.model.multimodal import MultimodalModel
 
-IGNORED = -100  # label of what is not part of the caption
 _EPS = 1e-10
 
 

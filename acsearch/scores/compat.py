@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from acsearch.errors import DataError
 from acsearch.scores.correspondence import ALPHA, box_size
 from acsearch.scores.decoding import soft_argmax
 from acsearch.scores.matching import Queries, make_queries, products
 from acsearch.scores.pck import CorrespondenceResult, evaluate
+from trainers.errors import DataError
 
 if TYPE_CHECKING:
     from acsearch.scores.pairs import Pairs

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from acsearch.errors import ConfigError, DataError
 from acsearch.scores.decoding import TEMPERATURE, WINDOW, argmax, soft_argmax
 from acsearch.scores.matching import Products, Queries, make_queries, products
 from acsearch.scores.pck import CorrespondenceResult, Decode, evaluate
+from trainers.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from acsearch.law.least_squares import Array
+    from acsearch.law.features import Array
     from acsearch.scores.pairs import Pairs
     from trainers.encoders.images import Frame
 

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acsearch.errors import DataError
 from acsearch.scores.compat import compat_correspondence, compat_spec
 from acsearch.scores.correspondence import ALPHA, correspondence
 from acsearch.scores.pck import CorrespondenceResult
 from trainers.encoders import Registry
 from trainers.encoders.images import SQUASH, Frame, content_seed, frame, open_image
 from trainers.encoders.joined import VisionRepresentation, build_representation, join
+from trainers.errors import DataError
 from trainers.representation import Joining, Representation
 
 if TYPE_CHECKING:

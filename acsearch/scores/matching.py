@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from acsearch.law.least_squares import Array, Index
+    from acsearch.law.features import Array, Index
     from acsearch.scores.pairs import Flags, Pairs
 
 _ROWS = 4096  # keypoints decoded at a time, which bounds memory

@@ -23,10 +23,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from acsearch.errors import DataError
+from trainers.errors import DataError
 
 if TYPE_CHECKING:
-    from acsearch.law.least_squares import Array, Index
+    from acsearch.law.features import Array, Index
 
 Flags = NDArray[np.bool_]
 

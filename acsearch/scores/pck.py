@@ -18,7 +18,7 @@ from torch import Tensor
 from acsearch.scores.matching import Products, Queries, cosines
 
 if TYPE_CHECKING:
-    from acsearch.law.least_squares import Array, Index
+    from acsearch.law.features import Array, Index
     from acsearch.scores.pairs import Flags, Pairs
 
 Decode = Callable[[Tensor, tuple[int, int]], Tensor]

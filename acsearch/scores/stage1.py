@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acsearch.errors import DataError
+from trainers.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from trainers.data.batch import Batch
     from trainers.data.manifest import Manifest
-    from trainers.model.multimodal import Batch, MultimodalModel
+    from trainers.model.multimodal import MultimodalModel
 
 
 def choose(manifest: Manifest, samples: int, seed: int) -> list[int]:

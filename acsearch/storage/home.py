@@ -7,28 +7,23 @@ in a table of the same name. Other places are named by options, and by `acsearch
 
 from __future__ import annotations
 
-import http.client
 import re
-import sqlite3
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import StudyError
-from acsearch.redaction import hide, shown, without_secrets, without_userinfo
-from trainers.utils.locks import Claims, Locks
+from acsearch.redaction import hide, shown, without_secrets
+from acsearch.storage.claims import Claims, FileClaims
+from acsearch.storage.sqlite import check_database, create_database, lock_folder, sqlite_file
+from trainers.errors import first_line
 
 if TYPE_CHECKING:
     import optuna
     import sqlalchemy
 
     from acsearch.config.settings import Settings
-    from acsearch.reporting.mlflow_record import Record
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,6 @@ class Home:
         import optuna
         import sqlalchemy.exc
 
-        from acsearch.study.validation import check_database
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url, file = self.storage_url, sqlite_file(self.storage_url, "--storage", "studies")
         name = shown(url) if "://" in url else "(not a URL)"
@@ -80,7 +73,7 @@ class Home:
             if file is not None and not file.exists():
                 if not create:
                     raise StudyError(f"no studies yet: {file} does not exist; acsearch study start")
-                _create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
+                create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
             if file is not None:
                 check_database(file, name)
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
@@ -92,8 +85,7 @@ class Home:
         except ImportError as error:
             raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise StudyError(f"--storage {name}: not a study storage: {without_secrets(reason[0])}") from error
+            raise StudyError(f"--storage {name}: not a study storage: {without_secrets(first_line(error))}") from error
 
     @property
     def on_one_machine(self) -> bool:
@@ -120,27 +112,15 @@ class Home:
         """Seconds after which whoever holds a piece of work is alive."""
         return 0.0 if self.on_one_machine else 1.5 * self.lease_seconds
 
-    def locks(self, study: str) -> Claims:
+    def claims(self, study: str) -> Claims:
         """Who works on what in a study: locks beside an SQLite storage, leases in a database server."""
         file = sqlite_file(self.storage_url, "--storage", "studies")
         if file is not None:
-            return Locks(_lock_folder(file) / study)
+            return FileClaims(lock_folder(file) / study)
 
         from acsearch.storage.leases import Leases
 
         return Leases(_engine(self.storage_url), study, self.lease_seconds)
-
-    def open_record(self, study: str) -> Record:
-        """The MLflow record. Raises StudyError when the server or store cannot be used."""
-        uri, file = self.tracking_uri, sqlite_file(self.tracking_uri, "--tracking", "experiments")
-        _check_answers(uri)
-        from acsearch.reporting.mlflow_record import Record
-
-        if file is None:
-            return Record(uri, None, self.locks(study))
-        if not file.exists():
-            _create_database(file, lambda fresh: Record(fresh, None, self.locks(study)))
-        return Record(f"sqlite:///{file.absolute()}", file.parent / "mlartifacts", self.locks(study))
 
 
 @cache
@@ -158,60 +138,3 @@ def _server_options(url: str) -> dict[str, Any]:
         alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
         options["connect_args"] = {"connect_timeout": 10} | alive
     return options
-
-
-def sqlite_file(url: str, option: str, table: str) -> Path | None:
-    """The file of an SQLite URL, None for other URLs.
-
-    Raises StudyError when it names no file, or the file is there and is not a database with this table: both tools
-    would otherwise write their own tables into somebody else's.
-    """
-    if not url.startswith("sqlite"):
-        return None
-    import sqlalchemy
-
-    try:
-        database = sqlalchemy.make_url(url).database
-    except sqlalchemy.exc.ArgumentError as error:
-        raise StudyError(f"{option} {shown(url)}: not a URL") from error
-    if not database or database == ":memory:":
-        raise StudyError(f"{option} {shown(url)}: names no file; for instance sqlite:///{table}.db")
-    file = Path(database)
-    if file.exists():
-        try:  # rw: what a killed process left half-written is rolled back, even by a reader
-            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
-                known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
-        except sqlite3.Error as error:
-            raise StudyError(f"{option} {shown(url)}: not an SQLite database: {error}") from error
-        if known is None:
-            raise StudyError(f"{option} {shown(url)}: a database of something else; it has no table {table!r}")
-    return file
-
-
-def _check_answers(uri: str) -> None:
-    """Ask a tracking server whether it is there, since MLflow's own client tries for minutes."""
-    if uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{without_userinfo(uri).rstrip('/')}/health", timeout=10).close()
-        except urllib.error.HTTPError:
-            pass  # it answers; what it thinks of us, the client will hear
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = without_secrets(str(getattr(error, "reason", error)))
-            raise StudyError(f"--tracking {shown(uri)}: no answer: {reason}") from error
-
-
-def _lock_folder(file: Path) -> Path:
-    return file.with_name(file.name + ".locks")
-
-
-def _create_database(file: Path, create: Callable[[str], object]) -> None:
-    """Make an SQLite database whole or not at all: elsewhere, then renamed, and by one process only."""
-    try:
-        with Locks(_lock_folder(file)).exclusive("create"):
-            if not file.exists():
-                fresh = file.with_name(f"{file.name}.new")
-                fresh.unlink(missing_ok=True)
-                create(f"sqlite:///{fresh.absolute()}")
-                fresh.rename(file)
-    except OSError as error:
-        raise StudyError(f"{file}: cannot be made: {error.strerror}") from error

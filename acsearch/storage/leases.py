@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import LeaseLostError, StudyError
 from acsearch.storage.retrying import calm, patiently, wait_for
-from acsearch.study.attempts import who
+from trainers.utils.locks import who
 
 if TYPE_CHECKING:
     import sqlalchemy

@@ -18,6 +18,8 @@ import sqlalchemy.exc
 import tenacity
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
+from trainers.errors import first_line
+
 _LONGEST = 3600.0  # seconds
 _log = logging.getLogger("acsearch")
 _failed = -math.inf  # when a database last did not answer us, by time.monotonic()
@@ -42,7 +44,7 @@ def _tell(state: tenacity.RetryCallState) -> None:
     _failed = time.monotonic()
     if state.attempt_number == 5:
         error = state.outcome.exception() if state.outcome else None
-        _log.warning("the database does not answer; waiting for it (%s)", str(error).strip().split("\n")[0])
+        _log.warning("the database does not answer; waiting for it (%s)", first_line(error) if error else "no answer")
 
 
 def _trying(matters: Callable[[BaseException], bool]) -> tenacity.Retrying:

@@ -10,16 +10,15 @@ crashed    anything else, such as a node, a driver or a network that failed; an 
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
 
-from acsearch.errors import AcsearchError, CandidateError, CrashedError, PreemptedError
 from acsearch.redaction import without_secrets
+from trainers.errors import AcsearchError, CandidateError, CrashedError, PreemptedError
+from trainers.utils.locks import who
 
 MOST = 5  # crashes in a row
 PAUSE = timedelta(seconds=30)  # after the first crash; it doubles with each
@@ -62,14 +61,6 @@ class Submission:
             return Path(self.log).read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
         except OSError:
             return []
-
-
-def who() -> str:
-    """Host, process and job of this process."""
-    here = f"{socket.gethostname()}, process {os.getpid()}"
-    if job := os.environ.get("SLURM_JOB_ID"):
-        here += f", job {job} of {os.environ.get('SLURM_CLUSTER_NAME', 'its cluster')}"
-    return here
 
 
 def outcome_of(error: BaseException) -> str:

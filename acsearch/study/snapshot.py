@@ -13,12 +13,11 @@ from functools import cached_property
 import numpy as np
 
 from acsearch.law.bayes import HierarchicalLaw, Posterior, objective_weights
-from acsearch.law.least_squares import Array, Features
+from acsearch.law.features import Array, Features
 from acsearch.law.prior import Prior
 from acsearch.policies.recommendation import Recommendation, recommend
-from acsearch.runners.base import is_scored
 from acsearch.study.attempts import Attempt, Submission
-from acsearch.tables.table import Table
+from acsearch.tables.table import Table, is_scored
 
 
 @dataclass(frozen=True, eq=False)

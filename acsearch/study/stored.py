@@ -19,19 +19,20 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from acsearch.config.study_file import Source, load_prior, load_source
+from acsearch.config.prior_file import load_prior
+from acsearch.config.study_file import Source, load_source
 from acsearch.errors import StudyError
 from acsearch.law.bayes import objective_weights
-from acsearch.law.least_squares import Features
+from acsearch.law.features import Features
 from acsearch.law.prior import Prior
 from acsearch.policies.registry import make_policy
 from acsearch.policies.sampler import PARAMETER, SCORES, CandidateSampler
-from acsearch.runners.base import CandidateScores, Observation, is_scored, with_scores
+from acsearch.runners.base import CandidateScores, Observation
+from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, Submission
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.study.validation import check, reading
-from acsearch.tables.table import Table
-from trainers.utils.locks import Claims
+from acsearch.tables.table import Table, is_scored, with_scores
 
 FORMAT = 2
 SCORE, TRIAL = "score-", "trial-"  # pieces of work
@@ -47,7 +48,7 @@ class StoredStudy:
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Claims) -> None:
         self._study = optuna.load_study(study_name=name, storage=storage)
         self.name = name
-        self.locks = locks
+        self.claims = locks
         self._steps: dict[tuple[int, ...], Step] = {}
         self._scored: Table | None = None
 
@@ -111,7 +112,7 @@ class StoredStudy:
         weights = objective_weights(table.benchmarks, self._about["objective"])
         return CandidateSampler(policy, Features.of(table), table.benchmarks, weights, self._about["seed"])
 
-    def _trials(self) -> list[FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
         """All trials but those beyond the budget, in order."""
         return [trial for trial in self._study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
 
@@ -132,13 +133,13 @@ class StoredStudy:
             seed=about["seed"],
             budget=self.budget,
             started=datetime.fromisoformat(about["started"]),
-            finetunes=tuple(self._record(trial, runs) for trial in self._trials()),
+            finetunes=tuple(self._record(trial, runs) for trial in self.trials()),
             memory=self._steps,
         )
 
     def _record(self, trial: FrozenTrial, runs: dict[str, str]) -> FinetuneRecord:
         state, work = trial.state.name.lower(), f"{TRIAL}{trial.number}"
-        owner = self.locks.holder(work) if trial.state == TrialState.RUNNING else None
+        owner = self.claims.holder(work) if trial.state == TrialState.RUNNING else None
         submission = self.submission(work)
         if trial.state == TrialState.RUNNING and owner is None:
             state = "interrupted"
@@ -190,7 +191,7 @@ class StoredStudy:
         self._study.set_user_attr(JOB + work, asdict(submission))
 
     def note_scores(self, row: int, scores: CandidateScores) -> None:
-        self.locks.confirm()
+        self.claims.confirm()
         self._study.set_user_attr(f"{SCORE}{row}", asdict(scores))
 
     def tell(self, trial: Trial, observation: Observation) -> None:
@@ -198,7 +199,7 @@ class StoredStudy:
         table = self._table
         values = np.array([observation.scores[name] for name in table.benchmarks])
         scaled = (values - table.floor) / table.span
-        self.locks.confirm()
+        self.claims.confirm()
         trial.set_user_attr(POINTS, observation.scores)
         trial.set_user_attr(ERRORS, observation.errors)
         trial.set_user_attr(SECONDS, observation.seconds)
@@ -209,7 +210,7 @@ class StoredStudy:
 
     def tell_failed(self, number: int) -> None:
         """A trial will never finish. It stays spent, and its candidate is not proposed again."""
-        self.locks.confirm()
+        self.claims.confirm()
         self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
 

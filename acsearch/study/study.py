@@ -17,25 +17,24 @@ can be made again. A trial is one full finetune, and the budget is exact:
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from acsearch.config.study_file import NAME, StudyConfig, StudyFile
-from acsearch.errors import CandidateError, ConfigError, CrashedError, LeaseLostError, StudyError
-from acsearch.law.prior import Prior
-from acsearch.policies.registry import make_policy, resolve
+from acsearch.config.study_file import StudyConfig
+from acsearch.errors import LeaseLostError, StudyError
+from acsearch.policies.registry import resolve
 from acsearch.policies.sampler import PARAMETER
 from acsearch.runners.base import Finetunes
+from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, not_before, outcome_of
-from acsearch.study.snapshot import Step
+from acsearch.study.checks import check_free, check_start
+from acsearch.study.events import Event, News, Watch
 from acsearch.study.stored import (
     ABOUT,
     BUDGET,
@@ -49,26 +48,8 @@ from acsearch.study.stored import (
     exists,
     summaries,
 )
-from acsearch.tables.table import Table
-from trainers.utils.locks import Claims
+from trainers.errors import CandidateError, ConfigError, CrashedError
 
-
-@dataclass(frozen=True)
-class Event:
-    """Something that a person watching wants to hear about.
-
-    kind: scoring, scored, proposed, resumed, submitted, finetuning, finetuned, failed, waiting, or doing; `text` says
-    more of some.
-    """
-
-    kind: str
-    trial: int
-    representation: str
-    step: Step | None = None
-    text: str = ""
-
-
-Watch = Callable[[Event], None]
 _LOOK = 2.0  # seconds between looks at what others finish
 
 
@@ -132,7 +113,7 @@ class Study(StoredStudy):
 
     def raise_budget(self, budget: int) -> None:
         """Allow more finetunes. Raises ConfigError for fewer than the study has, or more than there are candidates."""
-        with self.locks.exclusive("ask"):
+        with self.claims.exclusive("ask"):
             limit = len(self._table.representations)
             if not self.budget <= budget <= limit:
                 raise ConfigError(f"--budget {budget}: the study has {self.budget}; choose {self.budget} to {limit}")
@@ -163,8 +144,8 @@ class Study(StoredStudy):
             for row in self.unscored:
                 with ExitStack() as claim:
                     if wait:
-                        claim.enter_context(self.locks.exclusive(f"{SCORE}{row}"))
-                    elif not claim.enter_context(self.locks.claim(f"{SCORE}{row}")):
+                        claim.enter_context(self.claims.exclusive(f"{SCORE}{row}"))
+                    elif not claim.enter_context(self.claims.claim(f"{SCORE}{row}")):
                         continue
                     self._score(row, finetunes, watch)
                 news.tell()
@@ -207,7 +188,7 @@ class Study(StoredStudy):
         such trial within the budget.
         """
         with self._own(f"{TRIAL}{number}", patience):
-            trials = {trial.number: trial for trial in self._trials()[: self.budget] if PARAMETER in trial.params}
+            trials = {trial.number: trial for trial in self.trials()[: self.budget] if PARAMETER in trial.params}
             if number not in trials:
                 known = ", ".join(map(str, trials)) or "none yet"
                 raise StudyError(f"study {self.name!r} has no trial {number}; its trials: {known}")
@@ -217,11 +198,13 @@ class Study(StoredStudy):
     @contextmanager
     def _own(self, work: str, patience: float) -> Iterator[None]:
         until = time.monotonic() + patience
-        while self.locks.held(work) and time.monotonic() < until:
+        while self.claims.held(work) and time.monotonic() < until:
             time.sleep(_LOOK)
-        with self.locks.claim(work) as ours:
+        with self.claims.claim(work) as ours:
             if not ours:
-                raise StudyError(f"study {self.name!r}: {work} is worked on by {self.locks.holder(work) or 'somebody'}")
+                raise StudyError(
+                    f"study {self.name!r}: {work} is worked on by {self.claims.holder(work) or 'somebody'}"
+                )
             yield
 
     def _attempts_at(self, work: str, say: Callable[[str], None]) -> Iterator[AbstractContextManager[None]]:
@@ -253,20 +236,20 @@ class Study(StoredStudy):
             yield attempt()
 
     def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
-        self.locks.confirm(ask=False)
+        self.claims.confirm(ask=False)
         watch(Event("doing", number, name, text=text))
 
     @contextmanager
     def _next_trial(self, watch: Watch) -> Iterator[Trial | None]:
         """A trial of our own with its candidate proposed, its lock held; None when nothing is left to start."""
         with ExitStack() as claim:
-            with self.locks.exclusive("ask"):
+            with self.claims.exclusive("ask"):
                 trial = self._orphan(claim, watch) or self._ask(claim, watch)
             yield trial
 
     def propose(self, watch: Watch) -> int | None:
         """A new trial with its candidate, for others to finetune; None when the budget has been spent."""
-        with self.locks.exclusive("ask"), ExitStack() as claim:
+        with self.claims.exclusive("ask"), ExitStack() as claim:
             halves = [trial for trial in self.unfinished() if PARAMETER not in trial.params]  # whose asker died
             trial = self._propose(Trial(self._study, halves[0]._trial_id), "resumed", watch) if halves else None
             trial = trial or self._ask(claim, watch)
@@ -274,18 +257,18 @@ class Study(StoredStudy):
 
     def unfinished(self) -> list[FrozenTrial]:
         """Trials within the budget that are not finished, whoever works on them; lowest first."""
-        return [trial for trial in self._trials()[: self.budget] if trial.state == TrialState.RUNNING]
+        return [trial for trial in self.trials()[: self.budget] if trial.state == TrialState.RUNNING]
 
     def _orphan(self, claim: ExitStack, watch: Watch) -> Trial | None:
         """The first running trial within the budget that no living controller works on."""
-        for place, trial in enumerate(self._trials()):
+        for place, trial in enumerate(self.trials()):
             if trial.state != TrialState.RUNNING or place >= self.budget:
                 continue
             with ExitStack() as attempt:
-                ours = attempt.enter_context(self.locks.claim(f"{TRIAL}{trial.number}"))
+                ours = attempt.enter_context(self.claims.claim(f"{TRIAL}{trial.number}"))
                 if not ours:
                     self._await(trial, watch)
-                elif self._trials()[place].state == TrialState.RUNNING:  # else its owner finished it just now
+                elif self.trials()[place].state == TrialState.RUNNING:  # else its owner finished it just now
                     claim.enter_context(attempt.pop_all())
                     return self._propose(Trial(self._study, trial._trial_id), "resumed", watch)
         return None
@@ -293,20 +276,20 @@ class Study(StoredStudy):
     def _await(self, trial: FrozenTrial, watch: Watch) -> None:
         if trial.number not in self._awaited:
             self._awaited.add(trial.number)
-            owner = self.locks.holder(f"{TRIAL}{trial.number}") or "another controller"
+            owner = self.claims.holder(f"{TRIAL}{trial.number}") or "another controller"
             watch(Event("waiting", trial.number, trial.user_attrs.get(REPRESENTATION, "a candidate"), text=owner))
 
     def _ask(self, claim: ExitStack, watch: Watch) -> Trial | None:
         """A new trial, unless the budget has been spent."""
-        if len(self._trials()) >= self.budget:
+        if len(self.trials()) >= self.budget:
             return None
         trial = self._study.ask()
-        place = sum(other.number < trial.number for other in self._trials())
+        place = sum(other.number < trial.number for other in self.trials())
         if place >= self.budget:  # only if somebody asked without our lock; the lower numbers win
             trial.set_user_attr(SURPLUS, True)
             self._study.tell(trial, state=TrialState.FAIL)
             return None
-        claim.enter_context(self.locks.exclusive(f"{TRIAL}{trial.number}"))
+        claim.enter_context(self.claims.exclusive(f"{TRIAL}{trial.number}"))
         return self._propose(trial, "proposed", watch)
 
     def _propose(self, trial: Trial, kind: str, watch: Watch) -> Trial:
@@ -318,56 +301,3 @@ class Study(StoredStudy):
         trial.set_user_attr(REPRESENTATION, representation)
         watch(Event(kind, trial.number, representation))
         return trial
-
-
-class News:
-    """Tells a watcher what has been scored and finetuned since it was last asked, by whomever."""
-
-    def __init__(self, study: Study, watch: Watch) -> None:
-        self._study, self._watch = study, watch
-        self._unscored, self._told = set(study.unscored), self._over()
-
-    def tell(self) -> None:
-        unscored = set(self._study.unscored)
-        for row in sorted(self._unscored - unscored):
-            self._watch(Event("scored", row, self._study.snapshot().table.representations[row]))
-        self._unscored = unscored
-        if len(over := self._over()) > len(self._told):
-            snapshot = self._study.snapshot()
-            for step, record in zip(snapshot.steps[1:], snapshot.finished, strict=True):
-                if record.trial in over - self._told:
-                    self._watch(Event("finetuned", record.trial, record.representation, step))
-            for record in snapshot.finetunes:
-                if record.state == "failed" and record.trial in over - self._told:
-                    why = record.attempts[-1].error if record.attempts else None
-                    self._watch(Event("failed", record.trial, record.representation, text=why or ""))
-            self._told = over
-
-    def _over(self) -> set[int]:
-        return {trial.number for trial in self._study._trials() if trial.state.is_finished()}
-
-
-def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> None:
-    """Raises ConfigError or DefinitionError for a study whose parts do not fit together."""
-    if not 1 <= budget <= len(table.representations):
-        raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
-    if file.objective != "mean" and file.objective not in table.benchmarks:
-        raise ConfigError(f"objective {file.objective!r}: neither 'mean' nor one of {', '.join(table.benchmarks)}")
-    prior.check(table.sheet)
-    make_policy(file.policy, prior)
-
-
-def check_free(storage: optuna.storages.BaseStorage, locks: Claims, name: str) -> None:
-    """Raises StudyError when a study of this name exists, saying how to go on with it."""
-    if exists(storage, name):
-        there = Study(storage, name, locks).snapshot()
-        raise StudyError(
-            f"study {name!r} exists, {len(there.finished)} of {there.budget} finetunes done: go on with "
-            f"acsearch study resume {name}, or choose another --name"
-        )
-
-
-def check_name(name: str) -> None:
-    """Raises StudyError for what cannot be a study's name."""
-    if not re.fullmatch(NAME, name):
-        raise StudyError(f"{name!r} is not a study's name: letters, digits, '.', '_' and '-', 100 at most")

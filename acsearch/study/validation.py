@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 from acsearch.errors import StudyError
 from acsearch.study.snapshot import Snapshot
+from trainers.errors import first_line
 
 # what text, keys and numbers of other kinds lead to, here and in Optuna, which asserts some of what it finds
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
-
-_VERSIONS = {"alembic_version", "version_info"}  # tables of one row each
-
-
-def check_database(file: Path, url: str) -> None:
-    """Raises StudyError for an SQLite storage that is damaged, or whose tables are not those of this Optuna.
-
-    Optuna makes the tables that it does not find, so it would give a study without trials its whole budget again, and
-    write into the storages of other versions before it refuses them.
-    """
-    import optuna.storages._rdb.models as models
-
-    try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
-            problem = connection.execute("pragma quick_check(1)").fetchone()[0]
-            tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
-            rows = [connection.execute(f"select count(*) from {name}").fetchone()[0] for name in tables & _VERSIONS]
-    except sqlite3.Error as error:
-        raise StudyError(f"--storage {url}: damaged: {error}; put a copy of it in its place") from error
-    if problem != "ok":
-        raise StudyError(f"--storage {url}: damaged: {problem}; put a copy of it in its place")
-    missing = sorted((models.BaseModel.metadata.tables.keys() | _VERSIONS) - tables)
-    if missing or rows != [1, 1]:
-        lacks = f"no table {missing[0]!r}" if missing else "no version of its tables"
-        raise StudyError(
-            f"--storage {url}: written by another version of Optuna, or damaged: it has {lacks}; "
-            "see optuna storage upgrade"
-        )
 
 
 @contextmanager
@@ -52,8 +23,9 @@ def reading(what: str) -> Iterator[None]:
     try:
         yield
     except (*_UNREADABLE, sqlalchemy.exc.SQLAlchemyError, OptunaError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise StudyError(f"{what} cannot be read as acsearch wrote it: {type(error).__name__}: {reason}") from error
+        raise StudyError(
+            f"{what} cannot be read as acsearch wrote it: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def check(snapshot: Snapshot) -> Snapshot:

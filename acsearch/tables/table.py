@@ -16,6 +16,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -299,3 +300,17 @@ def _check_range(table: Table, cells: dict[tuple[str, str], dict[str, float]]) -
                     f"{table.name}, line {int(cell['line'])}, column score: {cell['score']:g} is above the ceiling "
                     f"{benchmark.ceiling:g} of {benchmark.name!r}"
                 )
+
+
+def is_scored(table: Table) -> bool:
+    """Whether A is known for every candidate."""
+    return not any(math.isnan(value) for value in table.alignment[:, 0])
+
+
+def with_scores(table: Table, scores: dict[int, dict[str, Any]]) -> Table:
+    """The table with what has been measured so far filled in."""
+    alignment, correspondence = table.alignment.copy(), table.correspondence.copy()
+    for row, one in scores.items():
+        alignment[row] = one["alignment"]
+        correspondence[row] = math.nan if one["correspondence"] is None else one["correspondence"]
+    return replace(table, alignment=alignment, correspondence=correspondence)

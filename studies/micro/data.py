@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from acsearch.errors import ConfigError
 from studies.micro.world import Sizes, build
 from studies.micro.world.build import Progress
+from trainers.errors import ConfigError
 
 
 def prepare(folder: Path, *, seed: int, sizes: dict[str, int], progress: Progress | None = None) -> None:

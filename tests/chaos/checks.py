@@ -95,7 +95,7 @@ def noted(place: Place) -> list[str]:
 
 
 def _study(place: Place) -> Study:
-    return Study.open(place.home.open_storage(create=False), place.home.locks(place.name), place.name)
+    return Study.open(place.home.open_storage(create=False), place.home.claims(place.name), place.name)
 
 
 def _budget(study: Study, snapshot: Snapshot) -> Iterator[str]:

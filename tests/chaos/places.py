@@ -19,6 +19,7 @@ import tiny
 from forks import Forks
 from test_pipeline import STUDY
 
+from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
 
 BUDGET = 2
@@ -106,7 +107,7 @@ class World:
         self._databases = {name: folder / f"{name}.db" for name in ("studies", "mlflow")}
         home = Home(*(f"sqlite:///{self._databases[name]}" for name in ("studies", "mlflow")))
         home.open_storage(create=True).engine.dispose()
-        home.open_record("none")
+        open_record(home, "none")
 
     def place(self, kind: str, name: str) -> Place:
         """For a round, or for its undisturbed twin. kind: see `rounds.KINDS`."""

@@ -6,7 +6,6 @@ renamed. What has no mark, or files that do not fit it, does not count.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from acsearch.errors import TrainingError
+from trainers.errors import TrainingError
+from trainers.utils.digest import sha256
 from trainers.utils.parsing import parse_json
 
 MARK = "commit.json"
@@ -100,11 +100,6 @@ def prune(stage: Path, keep: int, spare: Path | None = None) -> None:
     for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*"), *stage.glob(f".{RESULT}.*")]:
         if path != spare:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

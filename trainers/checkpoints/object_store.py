@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from acsearch.errors import StoreError
+from trainers.errors import StoreError
 
 T = TypeVar("T")
 

@@ -29,15 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from acsearch.errors import TrainingError
 from trainers.checkpoints import commit
 from trainers.checkpoints.commit import MARK, RESULT
 from trainers.checkpoints.object_store import Remote
+from trainers.errors import TrainingError
 from trainers.job import Shared
 from trainers.utils.atomic import whole
 from trainers.utils.locks import Locks
+from trainers.utils.progress import Say
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 
 _SMALL = 8 * 2**20  # bytes of a file that is sooner sent again than compared

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import nn
 
-from acsearch.errors import SpaceError
+from trainers.errors import SpaceError
 from trainers.representation import CONNECTORS, ConnectorChoice
 
 __all__ = ["CONNECTORS", "Connector", "connector_class", "make_connector"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from acsearch.errors import SpaceError
 from trainers.connectors.base import required
 from trainers.connectors.mlp import Mlp2x
+from trainers.errors import SpaceError
 
 
 class Pool(Mlp2x):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from acsearch.errors import SpaceError
 from trainers.connectors.base import Connector, required
+from trainers.errors import SpaceError
 
 
 class Shuffle(Connector):

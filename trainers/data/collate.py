@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from trainers.data.batch import Batch
 from trainers.data.feature_cache import FeatureCache
 from trainers.data.manifest import Manifest
 from trainers.data.templates import IGNORED, IMAGE_ID, Tokenizer
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
-from trainers.model.multimodal import Batch
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from acsearch.errors import DataError
 from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Tokens, Turn, encode
 from trainers.encoders.images import open_image
+from trainers.errors import DataError
 from trainers.utils.parsing import parse_json
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from acsearch.errors import DataError
+from trainers.errors import DataError
 
 IMAGE = "<image>"
 IMAGE_ID = -200

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from acsearch.errors import DataError, SpaceError
 from trainers.encoders.spec import EncoderSpec
+from trainers.errors import DataError, SpaceError
 
 
 class Loader(Protocol):

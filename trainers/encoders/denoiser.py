@@ -14,10 +14,10 @@ import math
 
 import torch
 
-from acsearch.errors import SpaceError
 from trainers.encoders import timm_
 from trainers.encoders.base import Encoder, image_noise
 from trainers.encoders.spec import EncoderSpec
+from trainers.errors import SpaceError
 
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tensor:

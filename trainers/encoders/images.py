@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from acsearch.errors import DataError
+from trainers.errors import DataError
 
 LETTERBOX = "letterbox"
 SQUASH = "squash"

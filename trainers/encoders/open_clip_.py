@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from acsearch.errors import SpaceError
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
 from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+from trainers.errors import SpaceError
 
 with without("wandb"):  # it imports timm; see there
     import open_clip

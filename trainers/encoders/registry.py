@@ -16,7 +16,6 @@ A new encoder is one row. A new library is one file with `load` (see `base.Loade
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -24,15 +23,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
-from acsearch.config.study_file import shown
-from acsearch.errors import AcsearchError, ConfigError, SpaceError
 from trainers.encoders.base import Encoder, Loader
 from trainers.encoders.spec import Checkpoint, EncoderSpec, Triple
+from trainers.errors import AcsearchError, ConfigError, SpaceError
 from trainers.representation import Part
 from trainers.utils.parsing import parse_yaml
+from trainers.utils.strict_yaml import StrictModel, first_problem
+from trainers.utils.suggest import suggest
 
 BUILT_IN = Path(__file__).with_name("registry.yaml")
 
@@ -64,8 +64,7 @@ class Registry(Mapping[str, EncoderSpec]):
     def find(self, part: Part) -> EncoderSpec:
         """The spec of a part's encoder, with the checkpoint for its size. Raises SpaceError naming the nearest name."""
         if part.encoder not in self._specs:
-            near = difflib.get_close_matches(part.encoder, self._specs, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._specs)}"
+            hint = suggest(part.encoder, self._specs)
             raise SpaceError(f"no encoder {part.encoder!r} in the registry; {hint}")
         return self._specs[part.encoder].at(part.size)
 
@@ -115,15 +114,11 @@ def make_encoder(
     return encoder
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 _Positive = Annotated[int, Field(ge=1)]
 _Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
-class _CheckpointRow(_Row):
+class _CheckpointRow(StrictModel, strict=True):
     model: str | None = None
     weights: str | None = None
     revision: str | None = None
@@ -162,7 +157,7 @@ def _spec(name: str, given: Any, path: Path) -> EncoderSpec:
     except SpaceError as error:
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_problem(error)}") from error
+        raise ConfigError(f"{where}: {first_problem(error, _EncoderRow)}") from error
     if row.adapter not in ADAPTERS:
         raise ConfigError(f"{where} has the unknown adapter {row.adapter!r}; known: {', '.join(ADAPTERS)}")
     if min(row.std) <= 0:
@@ -207,18 +202,3 @@ def _locate(weights: str | None, path: Path) -> str | None:
 def _triple(values: list[float]) -> Triple:
     red, green, blue = values
     return (red, green, blue)
-
-
-def _problem(error: ValidationError) -> str:
-    """The first unknown key, which is often why another one is missing; else the first problem."""
-    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    key = ".".join(map(str, problem["loc"])) or "the row"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), _EncoderRow.model_fields, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_EncoderRow.model_fields)}"
-        return f"unknown key {key!r}; {known}"
-    return (
-        f"{key!r} is missing"
-        if problem["type"] == "missing"
-        else f"{key}: {problem['msg']}, got {shown(problem['input'])}"
-    )

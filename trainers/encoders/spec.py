@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from acsearch.errors import SpaceError
+from trainers.errors import SpaceError
 
 Triple = tuple[float, float, float]
 

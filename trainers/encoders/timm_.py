@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from acsearch.errors import SpaceError
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
 from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+from trainers.errors import SpaceError
 
 with without("wandb"):  # for a summary that nobody asks for here: four seconds
     import timm

@@ -23,10 +23,10 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from acsearch.errors import SpaceError
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.spec import EncoderSpec
 from trainers.encoders.weights import find_weights, local_configuration
+from trainers.errors import SpaceError
 
 Inputs = Callable[[torch.Tensor, int], dict[str, Any]]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acsearch.errors import SpaceError
 from trainers.encoders.spec import EncoderSpec
+from trainers.errors import SpaceError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.msgpack", "*.h5")
 

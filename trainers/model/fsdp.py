@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from acsearch.errors import TrainingError
+from trainers.errors import TrainingError, first_line
 
 Groups = list[dict[str, Any]]
 
@@ -77,8 +77,7 @@ def read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, An
         keys = [key for group in found["param_groups"] for key in group["params"]]
         shapes = {key: [one["exp_avg"].shape, one["exp_avg_sq"].shape] for key, one in found["state"].items()}
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, PickleError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrainingError(f"{path}: not an optimizer's state: {reason[0]}") from error
+        raise TrainingError(f"{path}: not an optimizer's state: {first_line(error)}") from error
     own = {key: [weight.shape] * 2 for key, weight in zip(keys, weights, strict=False)}
     if len(keys) != len(weights) or any(own.get(key) != shape for key, shape in shapes.items()):
         raise TrainingError(f"{path}: of another model: its moments do not fit the weights that are trained")

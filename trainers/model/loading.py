@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from acsearch.errors import TrainingError
 from trainers.checkpoints.commit import verify
 from trainers.connectors.base import make_connector
 from trainers.data.templates import Tokenizer
 from trainers.encoders.joined import build_representation
 from trainers.encoders.registry import load_registry
+from trainers.errors import TrainingError, first_line
 from trainers.job import Parts, Tune
 from trainers.model.multimodal import MultimodalModel
 from trainers.representation import parse
@@ -90,7 +90,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def _unavailable(name: str, error: Exception) -> TrainingError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder")
 
 

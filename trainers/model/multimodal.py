@@ -10,7 +10,6 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,46 +18,16 @@ import torch.nn.functional as functional
 from PIL import Image
 from torch import Tensor, nn
 
-from acsearch.errors import ConfigError, TrainingError
 from trainers.connectors.base import Connector
+from trainers.data.batch import Batch
 from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation, join
+from trainers.errors import ConfigError, TrainingError
 from trainers.job import Tune
 from trainers.model.fsdp import assign
 
 PARTS = ("vision", "connector", "llm")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples padded on the right. Of n images in B samples, in the samples' order:
-
-    ids, labels, mask: (B, T); an image is `connector.tokens` times IMAGE_ID.  seeds: (n,) of the images.
-    views: per encoder (n, 3, S, S) uint8, or features: per encoder (n, h, w, C), as far as the encoders are frozen.
-    """
-
-    names: tuple[str, ...]
-    ids: Tensor
-    labels: Tensor
-    mask: Tensor
-    seeds: Tensor
-    views: tuple[Tensor, ...] = ()
-    features: tuple[Tensor, ...] = ()
-
-    def to(self, device: torch.device) -> Batch:
-        def move(one: Tensor) -> Tensor:
-            return one.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            ids=move(self.ids),
-            labels=move(self.labels),
-            mask=move(self.mask),
-            seeds=move(self.seeds),
-            views=tuple(map(move, self.views)),
-            features=tuple(map(move, self.features)),
-        )
 
 
 class MultimodalModel(nn.Module):

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from acsearch import errors
-from acsearch.errors import CrashedError, PreemptedError, TrainingError
+from trainers import errors
 from trainers.checkpoints.commit import committed
 from trainers.data.manifest import read_manifest
 from trainers.data.sampler import Schedule
+from trainers.errors import CrashedError, PreemptedError, TrainingError
 from trainers.job import Job
 from trainers.training import preemption
 from trainers.training.metrics_log import Outbox

@@ -26,19 +26,20 @@ from accelerate.utils import broadcast_object_list
 from pydantic import BaseModel
 from safetensors.torch import save_file
 
-from acsearch.errors import CandidateError, PreemptedError, TrainingError
 from trainers.checkpoints import commit
 from trainers.checkpoints.work_store import Store, open_store
+from trainers.data.batch import Batch
 from trainers.data.collate import Batcher, load
 from trainers.data.feature_cache import FeatureCache
 from trainers.data.manifest import check, read_manifest
 from trainers.data.sampler import Schedule
 from trainers.data.templates import IGNORED
+from trainers.errors import CandidateError, PreemptedError, TrainingError
 from trainers.job import Job
 from trainers.model.flops import Shape, peak_flops, training_flops
 from trainers.model.fsdp import load_optimizer_state, optimizer_state, read_optimizer, shard, whole
 from trainers.model.loading import METRICS, MODEL, WEIGHTS, build_model, load_weights, restore
-from trainers.model.multimodal import Batch, MultimodalModel, without_future_warnings
+from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.training import preemption
 from trainers.training.metrics_log import Outbox
 from trainers.utils.locks import Locks

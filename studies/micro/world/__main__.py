@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from acsearch.errors import AcsearchError
 from studies.micro.world.build import Sizes, build
 from studies.micro.world.draw import draw
 from studies.micro.world.scene import LONG_SIDE, scene
+from trainers.errors import AcsearchError
 
 _COLUMNS, _ZOOM, _GUTTER = 8, 2, 6
 

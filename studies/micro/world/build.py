@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from acsearch.errors import DataError
 from studies.micro.world.benchmarks import benchmark
 from studies.micro.world.captions import captions
 from studies.micro.world.draw import draw
 from studies.micro.world.pairs import write_pairs
 from studies.micro.world.questions import KINDS, questions
 from studies.micro.world.scene import WORLD_VERSION, Scene, scene
+from trainers.errors import DataError
 from trainers.utils.locks import Locks
 
 MARKER = "world.json"

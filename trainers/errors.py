@@ -1,0 +1,60 @@
+"""Errors that a person can act on: each says what was given, what was expected and what to do.
+
+The command line prints them as one line; a traceback needs `--debug`. Errors of the search itself are in
+`acsearch.errors`.
+"""
+
+_LONGEST = 1000  # characters of a line
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says; the name of its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
+
+
+class AcsearchError(Exception):
+    """Base of every error that acsearch raises on purpose."""
+
+    @property
+    def line(self) -> str:
+        """The message as one line for a terminal: cut where it is long, and nothing in it steers the terminal."""
+        text = " ".join(str(self).split())
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+class ConfigError(AcsearchError):
+    """A study file, a prior or a command's arguments cannot be used as they stand."""
+
+
+class SpaceError(AcsearchError):
+    """A representation's name cannot be read, or names something that does not exist."""
+
+
+class DataError(AcsearchError):
+    """A manifest, an image or a set of image pairs cannot be used as it stands."""
+
+
+class TrainingError(AcsearchError):
+    """A model cannot be trained or evaluated: its parts do not fit, or a checkpoint cannot be used."""
+
+
+class CandidateError(TrainingError):
+    """This candidate cannot be trained as it stands, however often it is tried: its loss diverged, or memory lacks."""
+
+
+class CrashedError(TrainingError):
+    """Training ended for no reason that it knew: a node, a driver or a network that failed. It may work next time."""
+
+
+class PreemptedError(AcsearchError):
+    """We were asked to stop and did, with all that was done committed; the same command goes on."""
+
+
+class StoreError(AcsearchError):
+    """The work store cannot be used: its address, its bucket, or what we may do there."""
+
+
+class EvaluationError(AcsearchError):
+    """A model cannot be evaluated: its benchmark, its data, or lmms-eval says why."""

@@ -1,0 +1,36 @@
+"""SHA-256 of files and texts: what names are made of that say what content depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainers.errors import ConfigError
+
+SHORT = 24  # characters of a digest in a name
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file as it is now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, read once while it does not change."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key not in _digests:
+        _digests[key] = sha256(path)
+    return _digests[key]
+
+
+def digest(parts: Sequence[str]) -> str:
+    """sha256 of several texts."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

@@ -1,0 +1,7 @@
+"""How long work tells a person what is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Say = Callable[[str], None]  # what is going on, for a person who waits
