@@ -7,7 +7,7 @@ from trainers.errors import AcsearchError
 
 
 class TableError(AcsearchError):
-    """A recorded table, or the sheet that describes it, cannot be used as it stands."""
+    """A recorded table, or the metadata beside it, cannot be used as it stands."""
 
 
 class DefinitionError(AcsearchError):

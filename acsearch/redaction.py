@@ -29,7 +29,7 @@ _OPTION = re.compile(r"(?i)([?&][^\s=&]*(?:passw|secret|token)[^\s=&]*=)([^\s&'\
 _given: set[str] = set()
 
 
-def shown(address: str) -> str:
+def redact(address: str) -> str:
     """An address without its password."""
     return "(not a URL)" if _garbled(address) else _masked(address)
 
@@ -44,7 +44,7 @@ def _masked(text: str) -> str:
     return text
 
 
-def hide(address: str) -> str:
+def register_secret(address: str) -> str:
     """The same address. What is secret in it will not be shown alone either, as drivers may quote it."""
     for pattern in (_PASSWORD, _TOKEN, _OPTION):
         for match in pattern.finditer(address):
@@ -60,7 +60,7 @@ def without_userinfo(address: str) -> str:
 
 
 def holds_secret(address: str) -> bool:
-    return shown(address) != address
+    return redact(address) != address
 
 
 def without_secrets(text: str) -> str:

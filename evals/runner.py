@@ -25,7 +25,7 @@ from evals.benchmarks import Benchmark
 from evals.definition import data_digest
 from trainers.checkpoints.work_store import Store
 from trainers.errors import EvaluationError
-from trainers.utils.atomic import whole
+from trainers.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
     from evals.adapter import Model
@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]  # benchmark, samples answered, sampl
 
 
 @dataclass(frozen=True)
-class Score:
+class BenchmarkScore:
     """points: on the benchmark's own scale.  standard_error: in points; of the sample of questions alone."""
 
     points: float
@@ -46,7 +46,7 @@ class Score:
 class Evaluation:
     """scores: by benchmark.  seconds: wall clock, with that of earlier calls which this one took up."""
 
-    scores: dict[str, Score]
+    scores: dict[str, BenchmarkScore]
     seconds: float
 
 
@@ -100,7 +100,7 @@ def evaluate(
                     for path in _files(folder, benchmark.name):
                         store.push_file(path)
         results = share(results)
-    scores = {one.name: Score(**results[one.name]["score"]) for one in benchmarks}
+    scores = {one.name: BenchmarkScore(**results[one.name]["score"]) for one in benchmarks}
     return Evaluation(scores, before + time.perf_counter() - started)
 
 
@@ -139,7 +139,7 @@ def _commit(folder: Path, benchmark: Benchmark, of: dict[str, Any], result: dict
     (folder / "results" / f"{benchmark.name}.json").unlink(missing_ok=True)  # of another model
     lines = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
     for kind, end, text in (("samples", "jsonl", lines), ("results", "json", json.dumps(result, indent=1) + "\n")):
-        with whole(folder / kind / f"{benchmark.name}.{end}") as fresh:
+        with atomic_write(folder / kind / f"{benchmark.name}.{end}") as fresh:
             fresh.write_text(text, encoding="utf-8")
     return result
 

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import forks
 import pytest
-from places import SETTINGS
 
 from acsearch.config.prior_file import load_prior
 from acsearch.config.table_file import load_table
 from acsearch.law.prior import Prior
 from acsearch.tables.table import Table
+from support import ROOT, fork_server
+from support.homes import SETTINGS
 
-ROOT = Path(__file__).parent.parent
+# the files that take longest, so that test processes that share the work end together
+LONGEST = (
+    "studies/test_micro_study.py",
+    "integration/test_slurm.py",
+    "trainers/training/test_training.py",
+    "integration/test_docker.py",
+    "chaos/test_chaos.py",
+    "integration/test_readme.py",
+    "acsearch/storage/test_leases.py",
+    "acsearch/runners/test_training_runner.py",
+    "trainers/checkpoints/test_work_store.py",
+    "acsearch/doctor/test_doctor.py",
+    "acsearch/storage/test_outages.py",
+    "acsearch/cli/test_cli.py",
+    "acsearch/study/test_study.py",
+    "acsearch/policies/test_policies.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that the processes end together."""
-    names = "micro_study slurm training docker chaos readme leases pipeline store doctor outages cli study policy"
-    longest = [f"test_{name}.py" for name in names.split()]
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    """The longest files first."""
+    place = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,14 +47,14 @@ def nobody_s_settings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[forks.Forks]:
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fork_server.Forks]:
     """Starts acsearch in a second, where a test starts it often and is not about the start."""
-    with forks.serving(tmp_path_factory.mktemp("forks")) as made:
+    with fork_server.serving(tmp_path_factory.mktemp("forks")) as made:
         yield made
 
 
 @pytest.fixture
-def at_once(forked: forks.Forks) -> Iterator[None]:
+def at_once(forked: fork_server.Forks) -> Iterator[None]:
     """Whatever processes a test starts start at once."""
     with forked.instead():
         yield

@@ -32,12 +32,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, TypeAdapter, ValidationError, model_validator
 
-from acsearch.bundles.reader import told
+from acsearch.bundles.reader import first_error
 from acsearch.config.table_file import Name
 from acsearch.errors import BundleError
-from acsearch.policies.sampler import SCORES
+from acsearch.policies.sampler import SCORES_ATTRIBUTE
 from acsearch.runners.base import CandidateScores
-from acsearch.study.stored import ABOUT, BUDGET, FORMAT, POINTS, REPRESENTATION, SCORE, SURPLUS, TRIAL
+from acsearch.study.identity import READABLE
+from acsearch.study.stored import ABOUT, BUDGET, POINTS, REPRESENTATION, SCORE, SURPLUS, TRIAL
 from acsearch.tables.table import Table
 from trainers.errors import ConfigError
 from trainers.utils.strict_yaml import StrictModel
@@ -55,7 +56,7 @@ class _About(BaseModel):
     started: str
 
 
-class HalfTrial(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
+class TrialExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
     """A trial. candidate: its row, None before it was proposed.  pool: how many candidates there were."""
 
     number: int = Field(ge=0)
@@ -68,7 +69,7 @@ class HalfTrial(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="
     attributes: dict[str, Any]
 
     @model_validator(mode="after")
-    def _whole(self) -> HalfTrial:
+    def _whole(self) -> TrialExport:
         if (self.candidate is None) != (self.pool is None) or (self.candidate or 0) >= (self.pool or 1):
             raise ValueError(f"trial {self.number}: candidate {self.candidate} of {self.pool}")
         if (self.state == "COMPLETE") != (self.value is not None) or (self.state == "RUNNING") != (
@@ -85,15 +86,15 @@ class HalfTrial(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="
         return not self.attributes.get(SURPLUS)
 
 
-class Half(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
+class StudyExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
     """A study as a storage holds it at one moment; without attributes, none."""
 
     name: Name
     attributes: dict[str, Any] = {}
-    trials: tuple[HalfTrial, ...] = ()
+    trials: tuple[TrialExport, ...] = ()
 
     @model_validator(mode="after")
-    def _in_order(self) -> Half:
+    def _in_order(self) -> StudyExport:
         if [one.number for one in self.trials] != list(range(len(self.trials))):
             raise ValueError("trials are not numbered from 0")
         proposed = [one.candidate for one in self.trials if one.candidate is not None]
@@ -125,8 +126,8 @@ class Changes:
     """What a half lacks. finish: trials of here with those of there that say their candidate or how they ended."""
 
     attributes: dict[str, Any]
-    finish: tuple[tuple[HalfTrial, HalfTrial], ...]
-    add: tuple[HalfTrial, ...]
+    finish: tuple[tuple[TrialExport, TrialExport], ...]
+    add: tuple[TrialExport, ...]
 
     def __bool__(self) -> bool:
         return bool(self.attributes or self.finish or self.add)
@@ -144,7 +145,7 @@ class Changes:
         ]
 
 
-def merge(here: Half, there: Half, table: Table, budget: int = 0) -> Changes:
+def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) -> Changes:
     """What `here` lacks of `there`. budget: finetunes to allow, if that is more than the halves do.
 
     Raises BundleError, saying what contradicts what, when the two cannot be one study; ConfigError for that budget.
@@ -158,9 +159,11 @@ def merge(here: Half, there: Half, table: Table, budget: int = 0) -> Changes:
     attributes = {key: value for key, value in there.attributes.items() if key not in here.attributes}
     if allowed > here.budget:
         attributes[BUDGET] = allowed
-    by_candidate: dict[int | None, HalfTrial] = {one.candidate: one for one in here.trials if one.candidate is not None}
-    finish: list[tuple[HalfTrial, HalfTrial]] = []
-    add: list[HalfTrial] = []
+    by_candidate: dict[int | None, TrialExport] = {
+        one.candidate: one for one in here.trials if one.candidate is not None
+    }
+    finish: list[tuple[TrialExport, TrialExport]] = []
+    add: list[TrialExport] = []
     latest = max((one.finished for one in here.trials if one.finished), default=None)
     for one in there.trials:
         place = len(here.trials) + len(add)
@@ -184,13 +187,13 @@ def merge(here: Half, there: Half, table: Table, budget: int = 0) -> Changes:
     return Changes(attributes, tuple(finish), tuple(add))
 
 
-def _check(half: Half, table: Table) -> None:
+def _check(half: StudyExport, table: Table) -> None:
     """Raises BundleError when what a half says does not fit its table."""
     try:
         about = _About.model_validate(half.about)
         datetime.fromisoformat(about.started)
-        if about.format != FORMAT:
-            raise ValueError(f"format {about.format}, where this acsearch has {FORMAT}")
+        if about.format not in READABLE:
+            raise ValueError(f"format {about.format}, where this acsearch reads {READABLE}")
         if not 1 <= half.budget <= len(table.representations):
             raise ValueError(f"a budget of {half.budget} finetunes of {len(table.representations)}")
         for row, scores in half.scores.items():
@@ -199,12 +202,12 @@ def _check(half: Half, table: Table) -> None:
         for trial in half.trials:
             _check_trial(trial, table)
     except ValidationError as error:
-        raise BundleError(f"study {half.name!r}: not as acsearch writes it: {told(error)}") from error
+        raise BundleError(f"study {half.name!r}: not as acsearch writes it: {first_error(error)}") from error
     except (ValueError, TypeError) as error:
         raise BundleError(f"study {half.name!r}: not as acsearch writes it: {error}") from error
 
 
-def _check_trial(trial: HalfTrial, table: Table) -> None:
+def _check_trial(trial: TrialExport, table: Table) -> None:
     if trial.candidate is None:
         return
     given = trial.attributes.get(REPRESENTATION)
@@ -212,7 +215,7 @@ def _check_trial(trial: HalfTrial, table: Table) -> None:
     if known is None or given not in (known, None):
         raise ValueError(f"trial {trial.number}: {given!r} is not candidate {trial.candidate}, {known!r}")
     if trial.state == "COMPLETE":
-        for key in (POINTS, SCORES):
+        for key in (POINTS, SCORES_ATTRIBUTE):
             values = trial.attributes.get(key)
             if not isinstance(values, dict) or {*values} != {*table.benchmarks}:
                 raise ValueError(f"trial {trial.number}: {key} are not those of {', '.join(table.benchmarks)}")
@@ -220,7 +223,7 @@ def _check_trial(trial: HalfTrial, table: Table) -> None:
                 raise ValueError(f"trial {trial.number}: {key} are not numbers")
 
 
-def _same_study(here: Half, there: Half) -> None:
+def _same_study(here: StudyExport, there: StudyExport) -> None:
     if here.about is None:
         if here.trials and here.trials != there.trials[: len(here.trials)]:  # else an import that was killed
             raise BundleError(f"study {here.name!r} is here already, and acsearch did not start it")
@@ -239,7 +242,7 @@ def _identity(about: dict[str, Any]) -> dict[str, Any]:
     return about | {part: about[part]["digest"] for part in ("table", "prior") if part in about}
 
 
-def _same_scores(here: Half, there: Half, names: Sequence[str]) -> None:
+def _same_scores(here: StudyExport, there: StudyExport, names: Sequence[str]) -> None:
     ours = here.scores
     for row, theirs in there.scores.items():
         if row in ours and _measured(ours[row]) != _measured(theirs):
@@ -257,7 +260,7 @@ def _shown(scores: CandidateScores) -> str:
     return f"{', '.join(map(str, dict.fromkeys(scores.alignment)))} and {scores.correspondence}"
 
 
-def _same_end(mine: HalfTrial, one: HalfTrial, names: Sequence[str]) -> None:
+def _same_end(mine: TrialExport, one: TrialExport, names: Sequence[str]) -> None:
     """Raises BundleError for two finetunes of a candidate that ended otherwise."""
     assert one.candidate is not None
     what = f"{names[one.candidate]} was finetuned as trial {mine.number} here and as trial {one.number} in the bundle"

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from acsearch import __version__
 from acsearch.bundles.writer import BLOCK, CHUNK, FORMAT, MANIFEST, STUDY, TRAILER, Entry, Manifest, header
 from acsearch.errors import BundleError
-from trainers.checkpoints.commit import MARK
+from trainers.checkpoints import commit
 
 if TYPE_CHECKING:
     import zstandard
@@ -116,7 +116,7 @@ class Archive:
                 )
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            raise self._broken(f"{MANIFEST}: {told(error)}") from error
+            raise self._broken(f"{MANIFEST}: {first_error(error)}") from error
         if (size := sum(entry.size for entry in manifest.files.values())) > self._room:
             raise BundleError(f"{self.path}: unpacks to {size / 1e9:.1f} GB, and {self._room / 1e9:.1f} GB are free")
         if sum(entry.size for name, entry in manifest.files.items() if _is_text(name)) > _LARGEST_TEXT:
@@ -134,7 +134,7 @@ class Archive:
         return BundleError(f"{self.path}: not a bundle that acsearch can have made: {why}")
 
 
-def told(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """The first problem, on one line."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
@@ -186,4 +186,4 @@ class _Tar:
 
 
 def _is_text(name: str) -> bool:
-    return name == STUDY or name.endswith(f"/{MARK}")
+    return name == STUDY or name.endswith(f"/{commit.MANIFEST}")

@@ -29,18 +29,19 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from acsearch.bundles import work_files as workfiles
-from acsearch.bundles.merge import Changes, Half, HalfTrial, merge
-from acsearch.bundles.reader import Archive, told
+from acsearch.bundles.merge import Changes, StudyExport, TrialExport, merge
+from acsearch.bundles.reader import Archive, first_error
 from acsearch.bundles.writer import STUDY, pack
 from acsearch.config.prior_file import load_prior
 from acsearch.config.study_file import Source, load_source, load_study
 from acsearch.errors import BundleError
 from acsearch.law.prior import Prior
 from acsearch.policies.sampler import PARAMETER
-from acsearch.runners.registry import make_finetunes
+from acsearch.runners.registry import make_runner
 from acsearch.storage.home import Home
 from acsearch.study.checks import check_name
-from acsearch.study.stored import ABOUT, ATTEMPTS, CHECKPOINT, JOB, RUNS, TRIAL, digest
+from acsearch.study.identity import FORMAT, digest
+from acsearch.study.stored import ABOUT, ATTEMPTS, CHECKPOINT, JOB, RUNS, TRIAL
 from acsearch.study.study import Study
 from acsearch.tables.table import Table
 from trainers.errors import AcsearchError
@@ -52,7 +53,7 @@ _COMMITTED = re.compile(r"(?:.*/)?(stages/[0-9a-f]{24}/result)")
 class Exported:
     """What went into a bundle. working: trials that somebody here was at."""
 
-    half: Half
+    half: StudyExport
     files: int
     working: tuple[int, ...]
 
@@ -73,10 +74,10 @@ def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False
     study = Study.open(storage, locks, name)
     table = study.snapshot().table  # raises if what it searches has changed
     with locks.exclusive("ask"):  # no trial is half asked for
-        half = read_half(storage, name)
+        half = read_export(storage, name)
         working = tuple(t.number for t in half.trials if t.state == "RUNNING" and locks.held(f"{TRIAL}{t.number}"))
     members: dict[str, bytes | Path] = {STUDY: half.model_dump_json(indent=1).encode()}
-    finetunes, work = make_finetunes(study.source, home.work, home.store), home.work.absolute()
+    finetunes, work = make_runner(study.source, home.work, home.store), home.work.absolute()
     finetuned = {trial.candidate for trial in half.trials if trial.candidate is not None}
     for candidate in range(len(table.representations)):
         finetunes.fetch(candidate, finetuned=candidate in finetuned, checkpoints=checkpoints)
@@ -94,7 +95,7 @@ def import_study(home: Home, file: Path, *, study: str | None = None, budget: in
     with Archive(file, workfiles.room(home.work)) as archive:
         there = _parse(archive)
         workfiles.check_marks(archive)
-        here = _here(home, there.name) or Half(name=there.name)
+        here = _here(home, there.name) or StudyExport(name=there.name)
         about = here.about or _at_home(there.about or {}, study)
         if here.about is None:
             there = there.model_copy(update={"attributes": there.attributes | {ABOUT: about}})
@@ -119,24 +120,24 @@ def import_study(home: Home, file: Path, *, study: str | None = None, budget: in
 # -- in and out of the storage -----------------------------------------------------------------------------------------
 
 
-def read_half(storage: optuna.storages.BaseStorage, name: str) -> Half:
+def read_export(storage: optuna.storages.BaseStorage, name: str) -> StudyExport:
     """All that a storage holds of a study. Raises BundleError for what acsearch has not written."""
     study = optuna.load_study(study_name=name, storage=storage)
     ours = (RUNS, ATTEMPTS, JOB)  # of our MLflow server, our machines, our cluster
     attributes = {key: value for key, value in sorted(study.user_attrs.items()) if not key.startswith(ours)}
     try:
         trials = tuple(_half_trial(trial) for trial in study.get_trials(deepcopy=False))
-        return Half(name=name, attributes=attributes, trials=trials)
+        return StudyExport(name=name, attributes=attributes, trials=trials)
     except ValidationError as error:
-        raise BundleError(f"study {name!r}: not as acsearch writes it: {told(error)}") from error
+        raise BundleError(f"study {name!r}: not as acsearch writes it: {first_error(error)}") from error
 
 
-def _half_trial(trial: FrozenTrial) -> HalfTrial:
+def _half_trial(trial: FrozenTrial) -> TrialExport:
     distribution = trial.distributions.get(PARAMETER)
     attributes = dict(sorted(trial.user_attrs.items()))
     if found := _COMMITTED.fullmatch(attributes.get(CHECKPOINT) or ""):
         attributes[CHECKPOINT] = found[1]
-    return HalfTrial.model_validate(
+    return TrialExport.model_validate(
         {
             "number": trial.number,
             "state": trial.state.name,
@@ -185,28 +186,28 @@ def write_changes(storage: optuna.storages.BaseStorage, name: str, changes: Chan
         study.set_user_attr(ABOUT, changes.attributes[ABOUT])
 
 
-def _local(trial: HalfTrial, work: Path) -> dict[str, Any]:
+def _local(trial: TrialExport, work: Path) -> dict[str, Any]:
     """A trial's attributes with its checkpoint where it is, or will be, in this work folder."""
     place = trial.attributes.get(CHECKPOINT)
     moved = {CHECKPOINT: str(work / place)} if isinstance(place, str) and _COMMITTED.fullmatch(place) else {}
     return trial.attributes | moved
 
 
-def _here(home: Home, name: str) -> Half | None:
+def _here(home: Home, name: str) -> StudyExport | None:
     """The half that is here, if there is one."""
     try:
         storage = home.open_storage(create=False)
     except AcsearchError:
         return None  # whether it can be made will be seen when it is
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
-    return read_half(storage, name) if name in names else None
+    return read_export(storage, name) if name in names else None
 
 
-def _parse(archive: Archive) -> Half:
+def _parse(archive: Archive) -> StudyExport:
     try:
-        half = Half.model_validate_json(archive.texts[STUDY])
+        half = StudyExport.model_validate_json(archive.texts[STUDY])
     except ValidationError as error:
-        raise BundleError(f"{archive.path}: {STUDY}: {told(error)}") from error
+        raise BundleError(f"{archive.path}: {STUDY}: {first_error(error)}") from error
     if half.name != archive.manifest.study:
         raise BundleError(f"{archive.path}: of study {archive.manifest.study!r}, and holds {half.name!r}")
     return half
@@ -228,6 +229,6 @@ def _at_home(about: dict[str, Any], study: str | None) -> dict[str, Any]:
     except AcsearchError as error:
         raise BundleError(f"{error}; give the study's folder here with --study") from error
     for part, value in found.items():
-        if digest(value) != parts[part].get("digest"):
+        if digest(value, about.get("format", FORMAT)) != parts[part].get("digest"):
             raise BundleError(f"the {part} here is not the one that the study was started with; --study gives another")
     return about | parts

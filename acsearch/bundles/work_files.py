@@ -18,15 +18,15 @@ from pathlib import Path, PurePosixPath
 from acsearch.bundles.reader import Archive
 from acsearch.bundles.writer import Entry
 from acsearch.errors import BundleError
-from acsearch.runners.base import Finetunes
-from trainers.checkpoints.commit import MARK, committed, committing, latest, verify
+from acsearch.runners.base import Runner
+from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, latest, verify
 from trainers.utils.locks import Locks
 
 _ROOT = "work"
 _RESULT, _OUTBOX = "result", "outbox.jsonl"  # as `trainers.training.train` names them, which imports torch
 
 
-def belonging(finetunes: Finetunes, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
+def belonging(finetunes: Runner, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
     """Files of a study's candidates that are there. pool: how many candidates.  finetuned: those with a trial.
 
     Raises TrainingError for a result that is not whole.
@@ -46,7 +46,7 @@ def _stage(folder: Path, checkpoints: bool) -> Iterator[Path]:
         last = folder / _RESULT if (folder / _RESULT).exists() else latest(folder)
         if last is not None:
             verify(last)
-            yield from (last / name for name in [MARK, *json.loads((last / MARK).read_text())])
+            yield from (last / name for name in [MANIFEST, *json.loads((last / MANIFEST).read_text())])
 
 
 def member(path: Path, work: Path) -> str:
@@ -63,9 +63,9 @@ def check_marks(archive: Archive) -> None:
     """Raises BundleError unless every checkpoint in the bundle is what its own mark says."""
     for unit, names in _units(archive).items():
         files = {PurePosixPath(name).name: archive.manifest.files[name].sha256 for name in names}
-        files.pop(MARK, None)
+        files.pop(MANIFEST, None)
         with suppress(KeyError, ValueError, RecursionError):
-            if names == [unit] or json.loads(archive.texts[f"{unit}/{MARK}"]) == files:
+            if names == [unit] or json.loads(archive.texts[f"{unit}/{MANIFEST}"]) == files:
                 continue
         raise BundleError(f"{archive.path}: {unit} is not a committed checkpoint")
 
@@ -88,9 +88,9 @@ def place(archive: Archive, work: Path, claims: ExitStack) -> int:
             if unit in missing and units[unit] == [unit]:
                 taken += _put_file(_target(unit, work), next(members)[1])
             elif unit in missing:
-                with committing(_target(unit, work)) as fresh:
+                with commit_folder(_target(unit, work)) as fresh:
                     for name, content in members:
-                        if (file := PurePosixPath(name).name) != MARK:
+                        if (file := PurePosixPath(name).name) != MANIFEST:
                             _write(fresh / file, content)
                 taken += len(units[unit])
     except OSError as error:

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table as Grid
 
-from acsearch.redaction import shown
+from acsearch.redaction import redact
 from acsearch.reporting.report import caveats, headline, interval, ranking
-from acsearch.study.events import Event, Watch
+from acsearch.study.events import Event, EventCallback
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
 from acsearch.study.study import Study
 from acsearch.tables.table import Table
@@ -39,11 +39,11 @@ def _grid(*columns: str, title: str | None = None) -> Grid:
 
 
 def _print_guess(table: Table) -> None:
-    if not table.sheet.stated:
-        scales = ", ".join(f"{b.name} {b.floor:g} to {b.ceiling:g}" for b in table.sheet.benchmarks[:3])
+    if not table.metadata.stated:
+        scales = ", ".join(f"{b.name} {b.floor:g} to {b.ceiling:g}" for b in table.metadata.benchmarks[:3])
         more = ", ..." if len(table.benchmarks) > 3 else ""
         _console.print(
-            f"[yellow]No sheet beside this table[/]: definitions of A and C unstated, "
+            f"[yellow]No metadata beside this table[/]: definitions of A and C unstated, "
             f"scales guessed ({escape(scales)}{more})."
         )
 
@@ -127,7 +127,7 @@ def waiting(what: str) -> Status:
 
 
 @contextmanager
-def progress(study: Study) -> Iterator[Watch]:
+def progress(study: Study) -> Iterator[EventCallback]:
     """Says what a running study does, line by line, with a spinner in between."""
     before = study.snapshot()
     _console.print(
@@ -284,7 +284,7 @@ def where(home: Home, study: Study, missing: str | None) -> None:
         _console.print(f"           acsearch study sync {study.name}   brings it up to date")
         return
     address = home.tracking_uri
-    place = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else shown(address)
+    place = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else redact(address)
     _console.print(f"  MLflow   {place}   [dim](run {study.runs[f'study/{study.name}']})[/]")
 
 

@@ -84,14 +84,14 @@ def learn_prior(
     from acsearch.law.features import Features
 
     read, weak = load_table(table), load_prior("weak")
-    if read.sheet.alignment == "unstated":
+    if read.metadata.alignment == "unstated":
         raise ConfigError(
-            f"{read.name}: no sheet says which definition of A this is, so no prior can be learnt from it"
+            f"{read.name}: no metadata says which definition of A this is, so no prior can be learnt from it"
         )
     import numpy as np
 
     posterior = HierarchicalLaw(weak).fit(Features.of(read), np.arange(len(read.scores)), read.scaled)
-    write_prior(out, posterior.learnt_prior(weak, read.sheet, inflate))
+    write_prior(out, posterior.learnt_prior(weak, read.metadata, inflate))
     typer.echo(f"wrote {out}")
 
 
@@ -138,7 +138,7 @@ def replay(
     if not as_json:
         console.replay(read, results, first_hit=statistic == "first-hit")
         return
-    sheets: list[dict[str, Any]] = [
+    summaries: list[dict[str, Any]] = [
         {
             "table": result.table,
             "policy": result.policy,
@@ -154,4 +154,4 @@ def replay(
         }
         for result in results
     ]
-    print_json(sheets[0] if len(sheets) == 1 and policy != "all" else sheets)
+    print_json(summaries[0] if len(summaries) == 1 and policy != "all" else summaries)

@@ -17,8 +17,8 @@ from trainers.errors import AcsearchError, ConfigError
 
 if TYPE_CHECKING:
     from acsearch.config.study_file import StudyConfig
-    from acsearch.runners.base import Finetunes
-    from acsearch.study.events import Event, Watch
+    from acsearch.runners.base import Runner
+    from acsearch.study.events import Event, EventCallback
     from acsearch.study.study import Study
 from acsearch.cli.options import EngineOption, NameArgument, Parallel, Storage, Tracking, open_study
 
@@ -233,11 +233,11 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
     """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
     from acsearch.cli import console
     from acsearch.reporting.recorder import Recorder
-    from acsearch.runners.registry import make_finetunes
+    from acsearch.runners.registry import make_runner
 
     home = Home(storage, tracking)
     study = open_study(home, name)
-    record = Recorder(home, study, make_finetunes(study.source, home.work, home.store))
+    record = Recorder(home, study, make_runner(study.source, home.work, home.store))
     with console.waiting("writing the record"):
         record(with_figures=study.snapshot().is_scored)
     if record.missing is not None:
@@ -269,9 +269,9 @@ def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch.cli import console
     from acsearch.reporting.recorder import Recorder
-    from acsearch.runners.registry import make_finetunes
+    from acsearch.runners.registry import make_runner
 
-    finetunes = make_finetunes(study.source, home.work, home.store)
+    finetunes = make_runner(study.source, home.work, home.store)
     work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
     record = Recorder(home, study, finetunes)
     with console.progress(study) as watch:
@@ -288,32 +288,34 @@ def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
             typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
             raise
         record(with_figures=True)
-        finetunes.tidy()
+        finetunes.cleanup()
     console.summary(study.snapshot())
     console.where(home, study, record.missing)
 
 
-def _here(home: Home, study: Study, finetunes: Finetunes, parallel: int) -> Callable[[Watch], None]:
-    from acsearch.executors.local import crew
+def _here(home: Home, study: Study, finetunes: Runner, parallel: int) -> Callable[[EventCallback], None]:
+    from acsearch.executors.local import worker_pool
     from trainers.training import preemption
 
-    def work(watch: Watch) -> None:
-        members = crew(home, study, scoring=finetunes.parallel, finetuning=parallel, processes=finetunes.processes)
+    def work(watch: EventCallback) -> None:
+        members = worker_pool(
+            home, study, scoring=finetunes.parallel, finetuning=parallel, processes=finetunes.processes
+        )
         with preemption.listening(), members:
             study.run(finetunes, watch)
 
     return work
 
 
-def _through_slurm(home: Home, study: Study, parallel: int) -> Callable[[Watch], None]:
+def _through_slurm(home: Home, study: Study, parallel: int) -> Callable[[EventCallback], None]:
     from acsearch.config.study_file import load_study
     from acsearch.executors.controller import dispatch
     from acsearch.executors.slurm import Slurm
 
     if home.on_one_machine:
         raise ConfigError("--engine slurm: jobs cannot share SQLite; give --storage postgresql+psycopg://...")
-    recipe = load_study(study.source.study).file.training if study.source.study else None
-    if recipe is None:
+    training = load_study(study.source.study).file.training if study.source.study else None
+    if training is None:
         raise ConfigError("--engine slurm: this study looks its finetunes up in a table: nothing to submit")
-    slurm = Slurm(recipe.slurm, home.folder / "jobs", home.environment)
+    slurm = Slurm(training.slurm, home.folder / "jobs", home.environment)
     return lambda watch: dispatch(study, slurm, parallel, watch)

@@ -16,7 +16,7 @@ from acsearch.cli.options import NameArgument, Storage, open_study
 from acsearch.storage.home import Home
 
 if TYPE_CHECKING:
-    from acsearch.runners.base import Finetunes
+    from acsearch.runners.base import Runner
     from acsearch.study.events import Event
     from acsearch.study.study import Study
 
@@ -32,7 +32,7 @@ def run(
     """Finetune and evaluate the candidate of a trial, and tell its scores."""
     home = Home(storage)
     with _work(home, name) as (study, finetunes):
-        study.finetune_one(trial, finetunes, _say, home.patience)
+        study.finetune_one(trial, finetunes, _say, home.claim_timeout)
 
 
 @app.command()
@@ -44,18 +44,18 @@ def score(
     """Measure A and C of a candidate."""
     home = Home(storage)
     with _work(home, name) as (study, finetunes):
-        study.score_one(candidate, finetunes, _say, home.patience)
+        study.score_one(candidate, finetunes, _say, home.claim_timeout)
 
 
 @contextmanager
-def _work(home: Home, name: str) -> Iterator[tuple[Study, Finetunes]]:
+def _work(home: Home, name: str) -> Iterator[tuple[Study, Runner]]:
     from trainers.training import preemption
 
     with preemption.listening():
-        from acsearch.runners.registry import make_finetunes
+        from acsearch.runners.registry import make_runner
 
         study = open_study(home, name)
-        yield study, make_finetunes(study.source, home.work, home.store)
+        yield study, make_runner(study.source, home.work, home.store)
 
 
 def _say(event: Event) -> None:

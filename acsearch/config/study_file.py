@@ -1,6 +1,6 @@
 """Files become typed values here, strictly: an unknown key is an error that names the nearest known one.
 
-Three kinds are read: study files (`study.yaml`), the sheets that describe recorded tables, and priors. Paths inside a
+Three kinds are read: study files (`study.yaml`), the metadata of recorded tables, and priors. Paths inside a
 file are relative to the file. A table or study may also be given by the name of one that ships with acsearch.
 """
 
@@ -21,9 +21,9 @@ from acsearch.config.table_file import (
     locate,
     shipped,
 )
-from acsearch.config.training import Recipe
+from acsearch.config.training import TrainingConfig
 from acsearch.law.prior import Prior
-from acsearch.tables.table import Benchmark, Sheet, Table
+from acsearch.tables.table import BenchmarkScale, Table, TableMetadata
 from trainers.errors import ConfigError
 from trainers.utils.strict_yaml import StrictModel, first_problem, read_yaml
 
@@ -34,7 +34,7 @@ class StudyFile(StrictModel, strict=True):
     name: Name
     title: str = ""
     table: FileName | None = None
-    training: Recipe | None = None
+    training: TrainingConfig | None = None
     policy: str = "default"
     prior: FileName = "weak"
     objective: str = "mean"
@@ -91,21 +91,21 @@ def load_source(source: Source) -> Table:
     return load_study(source.study).table
 
 
-def blank_table(file: StudyFile, recipe: Recipe) -> Table:
+def blank_table(file: StudyFile, training: TrainingConfig) -> Table:
     """Candidates that are yet to be scored and finetuned, on benchmarks of known scales. Raises ConfigError."""
     from evals.benchmarks import benchmark  # here, because only studies that train need it
 
-    scales = tuple(Benchmark(name, (one := benchmark(name)).floor, one.ceiling) for name in recipe.benchmarks)
-    sheet = Sheet(
-        alignment=recipe.alignment.definition,
-        correspondence=recipe.correspondence.definition if recipe.correspondence else "none",
-        llm=recipe.llm,
-        source=f"trained and evaluated by this study (training {recipe.digest[:12]})",
+    scales = tuple(BenchmarkScale(name, (one := benchmark(name)).floor, one.ceiling) for name in training.benchmarks)
+    metadata = TableMetadata(
+        alignment=training.alignment.definition,
+        correspondence=training.correspondence.definition if training.correspondence else "none",
+        llm=training.llm,
+        source=f"trained and evaluated by this study (training {training.digest[:12]})",
         title=file.title,
         benchmarks=scales,
     )
-    unknown = np.full((len(recipe.names), len(scales)), np.nan)
-    return Table(file.name, recipe.names, unknown, unknown, unknown[:, 0], unknown, sheet)
+    unknown = np.full((len(training.names), len(scales)), np.nan)
+    return Table(file.name, training.names, unknown, unknown, unknown[:, 0], unknown, metadata)
 
 
 def _absolute(given: str, file: Path, known: dict[str, Path]) -> str:

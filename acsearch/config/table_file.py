@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from acsearch.errors import TableError
-from acsearch.tables.table import LARGEST, UNSTATED, Benchmark, Sheet, Table, parse_table
+from acsearch.tables.table import LARGEST, UNSTATED, BenchmarkScale, Table, TableMetadata, parse_table
 from trainers.errors import ConfigError
 from trainers.utils.strict_yaml import StrictModel, read_text, read_yaml
 from trainers.utils.suggest import suggest
@@ -22,18 +22,18 @@ FileName = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 Points = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
-class BenchmarkSheet(StrictModel, strict=True):
+class BenchmarkScaleFile(StrictModel, strict=True):
     floor: Points
     ceiling: Points
 
     @model_validator(mode="after")
-    def _floor_below_ceiling(self) -> BenchmarkSheet:
+    def _floor_below_ceiling(self) -> BenchmarkScaleFile:
         if self.floor >= self.ceiling:
             raise ValueError(f"floor {self.floor:g} must be below ceiling {self.ceiling:g}")
         return self
 
 
-class TableSheet(StrictModel, strict=True):
+class TableFile(StrictModel, strict=True):
     """The YAML beside a recorded table."""
 
     title: str = ""
@@ -41,7 +41,7 @@ class TableSheet(StrictModel, strict=True):
     llm: str = UNSTATED
     alignment: Literal["A_cos", "A_ll", "A_ll_train", "unstated"]
     correspondence: Literal["C", "C_compat", "unstated", "none"]
-    benchmarks: dict[str, BenchmarkSheet] = Field(min_length=1)
+    benchmarks: dict[str, BenchmarkScaleFile] = Field(min_length=1)
 
 
 def shipped(kind: str) -> dict[str, Path]:
@@ -53,17 +53,17 @@ def shipped(kind: str) -> dict[str, Path]:
 def load_table(table: str) -> Table:
     """Read a table from a CSV file, a folder with a `table.csv`, or by the name of a shipped one. Raises TableError."""
     path = locate(table, "table.csv", "table")
-    sheet_path = path.with_suffix(".yaml")
+    metadata_path = path.with_suffix(".yaml")
     alone = path.resolve().parent.name if path.name == "table.csv" else path.name
     name = next((name for name, place in shipped("table.csv").items() if place == path), alone)
-    sheet = None
-    if sheet_path.exists():
-        described = read_yaml(sheet_path, TableSheet)
-        scales = tuple(Benchmark(name, scale.floor, scale.ceiling) for name, scale in described.benchmarks.items())
-        sheet = Sheet(
+    metadata = None
+    if metadata_path.exists():
+        described = read_yaml(metadata_path, TableFile)
+        scales = tuple(BenchmarkScale(name, scale.floor, scale.ceiling) for name, scale in described.benchmarks.items())
+        metadata = TableMetadata(
             described.alignment, described.correspondence, described.llm, described.source, described.title, scales
         )
-    return replace(parse_table(read_text(path, TableError), str(path), sheet), name=name)
+    return replace(parse_table(read_text(path, TableError), str(path), metadata), name=name)
 
 
 def locate(given: str, file_name: str, what: str) -> Path:

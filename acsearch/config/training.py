@@ -91,7 +91,7 @@ class SlurmOptions(StrictModel):
     options: dict[str, str | int | bool] = {}
 
 
-class Recipe(StrictModel):
+class TrainingConfig(StrictModel):
     """connector: of candidates that name none.  processes: of one training run, for instance one per GPU.
 
     parallel: candidates scored at a time. They share the machine's cores; for tiny models, that use two of them badly.
@@ -118,7 +118,7 @@ class Recipe(StrictModel):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _names(self) -> Recipe:
+    def _names(self) -> TrainingConfig:
         try:
             names = [one.name(self.default_connector) for one in self.representations]
             for reference in self.alignment.references:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from acsearch.doctor.finding import LIMIT, Check, Finding, within
 from acsearch.doctor.machine import (
     folder,
@@ -15,10 +13,11 @@ from acsearch.doctor.machine import (
     torch,
 )
 from acsearch.storage.home import Home
+from trainers.utils.progress import Reporter
 
 
-def examine(home: Home, say: Callable[[str], None] = lambda what: None) -> list[Finding]:
-    """All checks, one after the other. say: is told what is being looked at."""
+def examine(home: Home, report: Reporter = lambda what: None) -> list[Finding]:
+    """All checks, one after the other. report: is told what is being looked at."""
     from acsearch.doctor import services
 
     checks: dict[str, Check] = {"python": python, "packages": packages, "torch": torch, "GPU": gpu, "Slurm": slurm}
@@ -26,7 +25,7 @@ def examine(home: Home, say: Callable[[str], None] = lambda what: None) -> list[
     located |= {"MLflow": services.tracking, "work store": services.store}
     findings: list[Finding] = []
     for what, check in (located | checks).items():
-        say(what)
+        report(what)
         if what in located and any(one.what == "settings" and one.state == "fail" for one in findings):
             findings.append(Finding(what, "warn", "not checked: the settings do not say where it is"))
         else:

@@ -22,7 +22,7 @@ from typing import Any
 
 from acsearch.doctor.finding import Finding
 from acsearch.errors import StudyError
-from acsearch.redaction import shown, without_userinfo
+from acsearch.redaction import redact, without_userinfo
 from acsearch.storage.home import Home
 from acsearch.storage.sqlite import sqlite_file
 from trainers.errors import StoreError, first_line
@@ -42,7 +42,7 @@ def storage(home: Home) -> list[Finding]:
         path = sqlite_file(home.storage_url, "--storage", "studies")
     except StudyError as error:
         return [Finding("storage", "fail", str(error), "name another file: --storage or ACSEARCH_STORAGE")]
-    name = shown(home.storage_url) if path is None else str(path)
+    name = redact(home.storage_url) if path is None else str(path)
     if path is not None:
         if not path.exists():
             return [Finding("storage", "ok", f"{path}: SQLite {sqlite3.sqlite_version}, made by the first study")]
@@ -153,7 +153,7 @@ def tracking(home: Home) -> list[Finding]:
         return [Finding("MLflow", "fail", str(error), "name another file: --tracking or MLFLOW_TRACKING_URI")]
     import mlflow
 
-    name = shown(uri) if path is None else str(path)
+    name = redact(uri) if path is None else str(path)
     if path is not None:
         if not path.exists():
             return [Finding("MLflow", "ok", f"{path}: MLflow {mlflow.__version__}, made by the first study")]
@@ -274,7 +274,7 @@ def store(home: Home) -> list[Finding]:
         except (OSError, http.client.HTTPException) as error:
             said = first_line(getattr(error, "reason", None) or error)
             todo = "start the server, or mend AWS_ENDPOINT_URL"
-            return [Finding("work store", "fail", f"{home.store}: no answer from {shown(endpoint)}: {said}", todo)]
+            return [Finding("work store", "fail", f"{home.store}: no answer from {redact(endpoint)}: {said}", todo)]
         findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK)]
     name, probe = f".acsearch-doctor-{uuid.uuid4().hex[:8]}", b"acsearch"
     try:

@@ -13,30 +13,30 @@ from datetime import datetime
 from acsearch.errors import StudyError
 from acsearch.executors.slurm import Slurm
 from acsearch.study.attempts import Attempt, Submission, not_before
-from acsearch.study.events import Event, News, Watch
+from acsearch.study.events import Event, EventCallback, ProgressPoller
 from acsearch.study.stored import SCORE, TRIAL
 from acsearch.study.study import Study
 
-_LOOK = 5.0  # seconds between looks at how far the jobs are
+POLL_SECONDS = 5.0  # seconds between looks at how far the jobs are
 
 
-def dispatch(study: Study, engine: Slurm, parallel: int, watch: Watch) -> None:
+def dispatch(study: Study, engine: Slurm, parallel: int, watch: EventCallback) -> None:
     """Returns when every candidate is scored and every trial finished.
 
     Raises StudyError for work that does not succeed by itself, with what was said last; jobs that run go on.
     """
-    since, news = datetime.now(), News(study, watch)
+    since, poller = datetime.now(), ProgressPoller(study, watch)
     with study.claims.claim(_controller(engine.cluster)):  # tells other clusters that queued jobs here are looked after
         while True:
-            news.tell()
+            poller.poll()
             with study.claims.exclusive("dispatch"):
                 if not _hand_over(study, engine, parallel, watch, since):
-                    news.tell()
+                    poller.poll()
                     return
-            time.sleep(_LOOK)
+            time.sleep(POLL_SECONDS)
 
 
-def _hand_over(study: Study, engine: Slurm, parallel: int, watch: Watch, since: datetime) -> bool:
+def _hand_over(study: Study, engine: Slurm, parallel: int, watch: EventCallback, since: datetime) -> bool:
     """Bring the number of jobs up to what is allowed. Returns whether anything is left to wait for."""
     names = study.snapshot().table.representations
     unscored = study.unscored
@@ -62,7 +62,7 @@ def _hand_over(study: Study, engine: Slurm, parallel: int, watch: Watch, since: 
     return bool(left)
 
 
-def _submit(study: Study, engine: Slurm, work: str, number: int, name: str, watch: Watch) -> None:
+def _submit(study: Study, engine: Slurm, work: str, number: int, name: str, watch: EventCallback) -> None:
     command = ["trial", "score" if work.startswith(SCORE) else "run", study.name, str(number)]
     submission = engine.submit(f"acsearch-{study.name}-{work}", command, datetime.now().isoformat(timespec="seconds"))
     study.note_submission(work, submission)

@@ -33,7 +33,7 @@ from scipy import special  # not scipy.stats, which takes a second to import
 
 from acsearch.law.features import FULL, TERMS, WITHOUT_C, Array, Features, Index
 from acsearch.law.prior import Prior
-from acsearch.tables.table import Sheet
+from acsearch.tables.table import TableMetadata
 
 _LEVEL_SD = 10.0  # of mu_b, in units of a benchmark's scale: vague
 _INTERVAL_DRAWS = 4000
@@ -279,7 +279,7 @@ class Posterior:
             if term in ever
         }
 
-    def learnt_prior(self, base: Prior, sheet: Sheet, inflate: float) -> Prior:
+    def learnt_prior(self, base: Prior, metadata: TableMetadata, inflate: float) -> Prior:
         """A prior for studies of the same definitions: the shared weights learnt here, their variance inflated."""
         mean, covariance, _ = self.moments
         shared = slice(1, len(TERMS))
@@ -288,9 +288,10 @@ class Posterior:
         return replace(
             base,
             name="learnt",
-            provenance=f"Learnt with prior {base.name!r}, variance times {inflate:g}. {sheet.title}. {sheet.source}",
-            alignment=(sheet.alignment,),
-            correspondence=(sheet.correspondence,),
+            provenance=f"Learnt with prior {base.name!r}, variance times {inflate:g}. "
+            f"{metadata.title}. {metadata.source}",
+            alignment=(metadata.alignment,),
+            correspondence=(metadata.correspondence,),
             mean=tuple(np.round(mean[shared], 4).tolist()),
             sd=tuple(np.round(np.sqrt(inflate * np.diag(covariance)[shared]), 4).tolist()),
             # a set of terms that this table did not ask for may still be what another needs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from acsearch.errors import DefinitionError
-from acsearch.tables.table import Sheet
+from acsearch.tables.table import TableMetadata
 
 ANY = "any"
 
@@ -41,11 +41,11 @@ class Prior:
     scale_median: float
     scale_spread: float
 
-    def check(self, sheet: Sheet) -> None:
+    def check(self, metadata: TableMetadata) -> None:
         """Raises DefinitionError when the prior was learnt with other definitions than the table's."""
         for what, allowed, given in (
-            ("A", self.alignment, sheet.alignment),
-            ("C", self.correspondence, sheet.correspondence),
+            ("A", self.alignment, metadata.alignment),
+            ("C", self.correspondence, metadata.correspondence),
         ):
             if ANY not in allowed and given not in allowed:
                 raise DefinitionError(

@@ -15,7 +15,7 @@ from trainers.errors import ConfigError
 def _bayes(table: Table, prior: Prior, terms: str) -> Surrogate:
     if terms:
         raise ConfigError("--terms belongs to --surrogate published; the Bayesian law weighs sets of terms by the data")
-    prior.check(table.sheet)
+    prior.check(table.metadata)
     return HierarchicalLaw(prior)
 
 

@@ -70,7 +70,7 @@ class Belief:
         """(rows, M, P) so that `rows @ law weights` are the law's scaled scores."""
         return stack(self.posterior.design[rows]) * self.posterior.scale[:, None]
 
-    def imagine(self, pending: Index, n: int, rng: np.random.Generator) -> list[Belief]:
+    def fantasize(self, pending: Index, n: int, rng: np.random.Generator) -> list[Belief]:
         """n beliefs, each after one joint outcome drawn for the pending candidates."""
         x = self.rows(pending)
         benchmarks = x.shape[1]
@@ -95,7 +95,7 @@ def acquire(posterior: Posterior, weights: Array, pending: Index, acquisition: A
     """(N,) value of finetuning each candidate next; -inf for those finetuned or pending."""
     belief = Belief.of(posterior, weights)
     if len(pending):
-        imagined = belief.imagine(pending, _FANTASIES, np.random.default_rng(seed))
+        imagined = belief.fantasize(pending, _FANTASIES, np.random.default_rng(seed))
         values: Array = np.mean([acquisition(one) for one in imagined], axis=0)
     else:
         values = acquisition(belief)

@@ -39,18 +39,18 @@ DEFAULT = "ucb"
 
 
 @dataclass(frozen=True, eq=False)
-class Means:
+class PolicyContext:
     """What a policy may be made of. fit: the Bayesian law.  truth: (N, M) scaled scores of the pool, for the oracle."""
 
     fit: Callable[[Features, Index, Array], Posterior]
     truth: Array | None
 
 
-def _law(acquisition: Acquisition) -> Callable[[Means], Policy]:
+def _law(acquisition: Acquisition) -> Callable[[PolicyContext], Policy]:
     return lambda means: LawPolicy(means.fit, acquisition)
 
 
-def _rule(value: Callable[[State, np.random.Generator], Array]) -> Callable[[Means], Policy]:
+def _rule(value: Callable[[State, np.random.Generator], Array]) -> Callable[[PolicyContext], Policy]:
     return lambda means: RulePolicy(value)
 
 
@@ -70,14 +70,14 @@ def _alignment_and_correspondence(state: State, rng: np.random.Generator) -> Arr
     )
 
 
-def _oracle(means: Means) -> Policy:
+def _oracle(means: PolicyContext) -> Policy:
     truth = means.truth
     if truth is None:
         raise ConfigError("the policy 'oracle' looks at scores that a study does not have; it is for replays alone")
     return RulePolicy(lambda state, rng: truth @ state.weights)
 
 
-POLICIES: dict[str, Callable[[Means], Policy]] = {
+POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
     "ucb": _law(upper_confidence_bound),
     "ei": _law(expected_improvement),
     "kg": _law(knowledge_gradient),
@@ -107,4 +107,4 @@ def make_policy(
     """
     if resolve(name) not in POLICIES:
         raise ConfigError(f"no policy {name!r}; known: default ({DEFAULT}), {', '.join(POLICIES)}")
-    return POLICIES[resolve(name)](Means(fit or HierarchicalLaw(prior).fit, truth))
+    return POLICIES[resolve(name)](PolicyContext(fit or HierarchicalLaw(prior).fit, truth))

@@ -90,7 +90,7 @@ def replay(
         )
     if not 1 <= budget <= size:
         raise ConfigError(f"--budget {budget}: must be between 1 and the {size} candidates of a pool")
-    prior.check(table.sheet)
+    prior.check(table.metadata)
     for name in policies:
         make_policy(name, prior, truth=table.scaled)
     pools = [np.random.SeedSequence([seed, repeat]) for repeat in range(repeats)]

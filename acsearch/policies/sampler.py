@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 PARAMETER = "candidate"
-SCORES = "scores"
+SCORES_ATTRIBUTE = "scores"
 
 
 class CandidateSampler(BaseSampler):
@@ -78,7 +78,7 @@ class CandidateSampler(BaseSampler):
             row = int(trial.params[PARAMETER])
             rows[trial.state].add(row)
             if trial.state == TrialState.COMPLETE:
-                scores[row] = trial.user_attrs[SCORES]
+                scores[row] = trial.user_attrs[SCORES_ATTRIBUTE]
         observed = sorted(scores)
         pending = (rows[TrialState.RUNNING] | rows[TrialState.WAITING]) - set(observed)
         excluded = (rows[TrialState.FAIL] | rows[TrialState.PRUNED]) - set(observed) - pending

@@ -24,15 +24,15 @@ import sqlalchemy.exc
 
 from acsearch import __version__
 from acsearch.errors import StudyError
-from acsearch.redaction import shown, without_secrets
+from acsearch.redaction import redact, without_secrets
 from acsearch.reporting.figures import figures
 from acsearch.reporting.mlflow_views import experiment_tags, saved_views
-from acsearch.reporting.report import law_sheet, markdown
-from acsearch.runners.base import Finetunes
+from acsearch.reporting.report import law_summary, markdown
+from acsearch.runners.base import Runner
 from acsearch.storage.claims import Claims
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
 from trainers.errors import first_line
-from trainers.training.metrics_log import Outbox
+from trainers.training.metrics_log import MetricsLog
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: a study reports to nobody else
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with its password, in the middle of progress
@@ -64,10 +64,10 @@ class Record:
             self._client.search_experiments(max_results=1)
         except AWAY as error:
             raise StudyError(
-                f"--tracking {shown(uri)}: MLflow cannot be used there: {without_secrets(first_line(error))}"
+                f"--tracking {redact(uri)}: MLflow cannot be used there: {without_secrets(first_line(error))}"
             ) from error
 
-    def record(self, snapshot: Snapshot, finetunes: Finetunes, *, with_figures: bool = False) -> dict[str, str]:
+    def record(self, snapshot: Snapshot, finetunes: Runner, *, with_figures: bool = False) -> dict[str, str]:
         """Bring the record up to date, with the metrics that training left.
 
         Returns the ids of its runs: "study/NAME", "score/ROW" and "finetune/TRIAL".
@@ -172,7 +172,7 @@ class Record:
     # -- what goes into them -------------------------------------------------------------------------------------------
 
     def _describe(self, run: str, snapshot: Snapshot) -> None:
-        sheet = snapshot.table.sheet
+        metadata = snapshot.table.metadata
         self._log(
             run,
             snapshot.started,
@@ -183,9 +183,9 @@ class Record:
             prior=snapshot.prior.name,
             seed=str(snapshot.seed),
             candidates=str(len(snapshot.table.representations)),
-            alignment=sheet.alignment,
-            correspondence=sheet.correspondence,
-            llm=sheet.llm,
+            alignment=metadata.alignment,
+            correspondence=metadata.correspondence,
+            llm=metadata.llm,
         )
 
     def _record_step(
@@ -195,7 +195,7 @@ class Record:
         parent: str,
         snapshot: Snapshot,
         step: Step,
-        finetunes: Finetunes,
+        finetunes: Runner,
     ) -> None:
         advice = step.recommendation
         metrics = {
@@ -207,7 +207,7 @@ class Record:
         }
         if step.number:
             metrics["reco/incumbent"] = 100 * float((step.posterior.scores @ snapshot.weights).max())
-        law = law_sheet(snapshot, step)
+        law = law_summary(snapshot, step)
         metrics |= {f"law/{name}": law[name] for name in ("r2", "r2_loo") if law[name] is not None}
         self._log(parent, step.time, step.number, metrics)
         self._client.log_dict(parent, law, f"law/step-{step.number}.json")
@@ -226,7 +226,7 @@ class Record:
         parent: str,
         snapshot: Snapshot,
         row: int,
-        finetunes: Finetunes,
+        finetunes: Runner,
     ) -> str:
         name = snapshot.table.representations[row]
         run = self._run(experiment, runs, snapshot, "score", str(row), name, snapshot.started, parent)
@@ -243,7 +243,7 @@ class Record:
         parent: str,
         snapshot: Snapshot,
         record: FinetuneRecord,
-        finetunes: Finetunes,
+        finetunes: Runner,
     ) -> None:
         assert record.candidate is not None
         name = record.representation
@@ -267,7 +267,7 @@ class Record:
         runs: dict[str, Run],
         snapshot: Snapshot,
         best: FinetuneRecord,
-        finetunes: Finetunes,
+        finetunes: Runner,
     ) -> None:
         """The best finetuned model into the registry, once: as the champion among the study's models."""
         if best.checkpoint is None or best.candidate is None:
@@ -300,7 +300,7 @@ class Record:
         """Send what training wrote and the run does not have: whole steps, in their order, so that none comes twice."""
         if outbox is None:
             return
-        lines = Outbox(outbox).read()
+        lines = MetricsLog(outbox).read()
         known = self._client.get_metric_history(run, "train/loss") if lines else []
         last = max((metric.step for metric in known), default=0)
         batch: list[Metric] = []

@@ -6,7 +6,7 @@ from acsearch.errors import StudyError
 from acsearch.redaction import without_secrets
 from acsearch.reporting.mlflow_record import AWAY
 from acsearch.reporting.tracking_server import open_record
-from acsearch.runners.base import Finetunes
+from acsearch.runners.base import Runner
 from acsearch.storage.home import Home
 from acsearch.study.stored import StoredStudy
 from trainers.errors import first_line
@@ -15,7 +15,7 @@ from trainers.errors import first_line
 class Recorder:
     """Records a study whenever it is called. missing: why the last call did not, None when it did."""
 
-    def __init__(self, home: Home, study: StoredStudy, finetunes: Finetunes) -> None:
+    def __init__(self, home: Home, study: StoredStudy, finetunes: Runner) -> None:
         self._home, self._study, self._finetunes = home, study, finetunes
         self.missing: str | None = None
 

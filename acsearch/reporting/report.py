@@ -1,4 +1,4 @@
-"""What a study found, for people: a Markdown card for MLflow, a sheet of numbers, and an HTML page with figures."""
+"""What a study found, for people: a Markdown card for MLflow, a summary of the law, and an HTML page with figures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def interval(row: dict[str, Any]) -> str:
     return f"{row['low_80']:.2f} to {row['high_80']:.2f}"
 
 
-def law_sheet(snapshot: Snapshot, step: Step) -> dict[str, Any]:
+def law_summary(snapshot: Snapshot, step: Step) -> dict[str, Any]:
     """What the law says after a step, as numbers: fit, terms, and each benchmark's weights in points."""
     r2, r2_loo = finetuned_r2(HierarchicalLaw(snapshot.prior), snapshot.features, step.posterior)
     weights = step.posterior.weight_intervals(0.8)
@@ -105,18 +105,19 @@ def headline(snapshot: Snapshot) -> list[str]:
 
 def caveats(snapshot: Snapshot) -> list[str]:
     """What a reader must know to weigh the numbers."""
-    sheet = snapshot.table.sheet
+    metadata = snapshot.table.metadata
     notes = [
-        f"A is {sheet.alignment}, C is {sheet.correspondence}, the LLM {sheet.llm}. Source: {sheet.source}.",
+        f"A is {metadata.alignment}, C is {metadata.correspondence}, the LLM {metadata.llm}. "
+        f"Source: {metadata.source}.",
         "The law tells families of representations apart better than neighbours: read the intervals, not the order.",
         "Each candidate is finetuned once; how much a second run would differ is assumed, not measured "
         f"(sd {snapshot.prior.noise:g} of a benchmark's scale).",
     ]
     if any(snapshot.error(record) for record in snapshot.finished):
         notes.append("± is a finetuned score's standard error: another set of as many questions would differ by that.")
-    if not sheet.stated:
+    if not metadata.stated:
         notes.insert(
-            0, "No sheet describes this table: definitions are unknown and each benchmark's scale was guessed."
+            0, "No metadata describes this table: definitions are unknown and each benchmark's scale was guessed."
         )
     if not snapshot.table.has_correspondence:
         notes.append("C is not known for every candidate, so the law goes by A alone.")
@@ -143,7 +144,7 @@ def page(snapshot: Snapshot) -> str:
         raise StudyError(f"study {snapshot.name!r}: its candidates are still being scored; there is nothing to report")
     from acsearch.reporting.figures import figures  # here, because only a report needs matplotlib
 
-    law = law_sheet(snapshot, snapshot.steps[-1])
+    law = law_summary(snapshot, snapshot.steps[-1])
     titles = {
         "plane": "The candidates and the law",
         "predicted": "Predictions made before each finetune",

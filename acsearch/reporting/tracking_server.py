@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from acsearch.errors import StudyError
-from acsearch.redaction import shown, without_secrets, without_userinfo
+from acsearch.redaction import redact, without_secrets, without_userinfo
 from acsearch.storage.home import Home
 from acsearch.storage.sqlite import create_database, sqlite_file
 
@@ -42,4 +42,4 @@ def _check_answers(uri: str) -> None:
             pass  # it answers; what it thinks of us, the client will hear
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = without_secrets(str(getattr(error, "reason", error)))
-            raise StudyError(f"--tracking {shown(uri)}: no answer: {reason}") from error
+            raise StudyError(f"--tracking {redact(uri)}: no answer: {reason}") from error

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import torch
 
-from acsearch.config.training import Recipe
+from acsearch.config.training import TrainingConfig
 from acsearch.scores.pairs import Pairs
 from trainers.encoders import Registry, load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.errors import ConfigError
 from trainers.representation import Representation
 from trainers.utils.digest import SHORT, digest, digest_of
-from trainers.utils.progress import Say
+from trainers.utils.progress import Reporter
 
 
-class Materials:
+class StudyAssets:
     """Encoders, language model, data and pairs of a study. say: is told what is made."""
 
-    say: Say = staticmethod(lambda text: None)
+    say: Reporter = staticmethod(lambda text: None)
 
-    def __init__(self, recipe: Recipe, home: Path, work: Path) -> None:
+    def __init__(self, training: TrainingConfig, home: Path, work: Path) -> None:
         """home: folder of the study file.  work: where data is made."""
-        self._recipe, self._home, self._work = recipe, home, work
+        self._training, self._home, self._work = training, home, work
         self._visions: dict[Representation, VisionRepresentation] = {}
 
     @cached_property
@@ -34,7 +34,7 @@ class Materials:
 
     @cached_property
     def registries(self) -> tuple[Path, ...]:
-        return tuple(self._home / name for name in self._recipe.encoders)
+        return tuple(self._home / name for name in self._training.encoders)
 
     @cached_property
     def registry(self) -> Registry:
@@ -44,15 +44,15 @@ class Materials:
         alone = Representation(representation.parts, representation.joining)  # whatever the connector
         if alone not in self._visions:
             self._visions[alone] = build_representation(
-                alone, self.registry, device=self.device, policy=self._recipe.resize
+                alone, self.registry, device=self.device, policy=self._training.resize
             )
         return self._visions[alone]
 
     @cached_property
     def llm(self) -> str:
         """A folder, or a name on the Hugging Face Hub."""
-        local = self._home / self._recipe.llm
-        return str(local) if local.is_dir() else self._recipe.llm
+        local = self._home / self._training.llm
+        return str(local) if local.is_dir() else self._training.llm
 
     @cached_property
     def llm_identity(self) -> str:
@@ -62,12 +62,12 @@ class Materials:
     @cached_property
     def data(self) -> Path:
         """The folder of the data, made if it has to be."""
-        prepare = self._recipe.prepare
+        prepare = self._training.prepare
         if prepare is None:
-            folder = self._recipe.data_folder(self._home)
+            folder = self._training.data_folder(self._home)
             if folder is None:
                 raise ConfigError(
-                    f"data: no folder {self._recipe.data!r} beside the study file or below $ACSEARCH_DATA"
+                    f"data: no folder {self._training.data!r} beside the study file or below $ACSEARCH_DATA"
                 )
             return folder
         module, function = prepare.call.split(":")
@@ -88,8 +88,8 @@ class Materials:
     def pairs(self) -> Pairs:
         from acsearch.scores.pairs import read_pairs
 
-        assert self._recipe.correspondence is not None
-        return read_pairs(self.data / self._recipe.correspondence.pairs)
+        assert self._training.correspondence is not None
+        return read_pairs(self.data / self._training.correspondence.pairs)
 
     @cached_property
     def pairs_digest(self) -> str:

@@ -1,7 +1,7 @@
 """The seam between the search and what it searches: where A and C come from, and what a finetune scored.
 
 A study whose finetunes are looked up in a recorded table is `RecordedFinetunes`; one that trains is
-`acsearch.runners.training.Pipeline`. Nothing else in the search differs.
+`acsearch.runners.training.TrainingRunner`. Nothing else in the search differs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trainers.utils.progress import Say
+from trainers.utils.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Observation:
     checkpoint: str | None = None
 
 
-class Finetunes(Protocol):
+class Runner(Protocol):
     """What a study can score and finetune. Both take up where they were interrupted when they are called again.
 
     parallel: how many candidates to score at a time, each in a process of its own.  processes: of one training run.
@@ -50,11 +50,11 @@ class Finetunes(Protocol):
     @property
     def processes(self) -> int: ...
 
-    def score(self, candidate: int, say: Say) -> CandidateScores:
+    def score(self, candidate: int, say: Reporter) -> CandidateScores:
         """Measure a candidate's A and C."""
         ...
 
-    def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
+    def finetune(self, candidate: int, trial: int, run: str | None, say: Reporter) -> Observation:
         """Finetune and evaluate a candidate. run: id of its MLflow run, written beside its checkpoints."""
         ...
 
@@ -74,6 +74,6 @@ class Finetunes(Protocol):
         """The folder of a finetuned candidate's model, brought here if it lies elsewhere; None where there is none."""
         ...
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         """Remove what processes that were killed left in the work folder and nobody needs."""
         ...

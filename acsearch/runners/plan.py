@@ -17,14 +17,14 @@ import torch
 import yaml
 
 from acsearch.config.study_file import StudyConfig
-from acsearch.config.training import Hardware, Recipe
+from acsearch.config.training import Hardware, TrainingConfig
 from trainers.connectors.base import connector_class
 from trainers.data.manifest import read_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import ConfigError, DataError
 from trainers.job import Expect, Stage
-from trainers.model.flops import Shape, stage_memory, training_flops
+from trainers.model.flops import ModelShape, stage_memory, training_flops
 from trainers.representation import Part, Representation
 
 _LLMS = Path(str(resources.files("trainers.model"))) / "llms.yaml"
@@ -76,26 +76,26 @@ class Plan:
 
 def plan(config: StudyConfig, budget: int) -> Plan:
     """Raises ConfigError where a model's shape or a data set's size is not known, SpaceError for unknown encoders."""
-    recipe = config.file.training
-    if recipe is None:
+    training = config.file.training
+    if training is None:
         raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")
     home = config.path.parent
-    hardware = recipe.hardware or this_machine()
-    llm = _llm_config(recipe.llm, home)
-    expected = {stage.data: _expect(recipe, stage, home) for stage in (recipe.align, recipe.finetune)}
-    registry = load_registry(*(home / name for name in recipe.encoders))
+    hardware = training.hardware or this_machine()
+    llm = _llm_config(training.llm, home)
+    expected = {stage.data: _expect(training, stage, home) for stage in (training.align, training.finetune)}
+    registry = load_registry(*(home / name for name in training.encoders))
     candidates, weights = [], _shape_of_llm(llm)
     disk = 0.0
     cached: dict[tuple[Part, str], float] = {}
     encoders: dict[Part, Encoder] = {}
-    for representation in recipe.representations:
+    for representation in training.representations:
         for part in representation.parts:
             if part not in encoders:
                 encoders[part] = make_encoder(part, registry, device="meta")
         vision = VisionRepresentation([encoders[part] for part in representation.parts], representation.joining)
         shape, tokens, size = _shape(vision, representation, llm, weights)
         works = []
-        for stage in (recipe.align, recipe.finetune):
+        for stage in (training.align, training.finetune):
             wanted = expected[stage.data]
             flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
             speed = hardware.gpus * hardware.tflops * 1e12 * hardware.utilisation
@@ -106,10 +106,10 @@ def plan(config: StudyConfig, budget: int) -> Plan:
                     size_of_map = encoders[part].grid[0] * encoders[part].grid[1] * encoders[part].width
                     cached[part, stage.data] = 4.0 * wanted.samples * size_of_map
         disk += 4.0 * size
-        name = representation.name(recipe.default_connector)
+        name = representation.name(training.default_connector)
         candidates.append(CandidatePlan(name, vision.grid, vision.width, tokens, size, works[0], works[1]))
     hours = sorted((one.finetune.hours for one in candidates), reverse=True)
-    checkpoints = 1 + 3 * 2 if recipe.finetune.checkpoint_every else 1  # a result, and two with their optimizer
+    checkpoints = 1 + 3 * 2 if training.finetune.checkpoint_every else 1  # a result, and two with their optimizer
     disk += sum(cached.values()) + 4.0 * weights.llm * (budget + checkpoints - 1)
     return Plan(
         study=config.file.name,
@@ -147,9 +147,9 @@ def this_machine() -> Hardware:
     return Hardware(name=name, kind="CPU", gpus=1, tflops=tflops, memory_gb=memory, utilisation=_SHARE)
 
 
-def _expect(recipe: Recipe, stage: Stage, home: Path) -> Expect:
+def _expect(training: TrainingConfig, stage: Stage, home: Path) -> Expect:
     """Size of a stage's data: of the manifest if it is here, else as the study file expects."""
-    folder = recipe.data_folder(home)
+    folder = training.data_folder(home)
     if folder is not None and (folder / stage.data).is_file():
         try:
             manifest = read_manifest(folder / stage.data)
@@ -179,19 +179,19 @@ def _llm_config(llm: str, home: Path) -> Any:
         return AutoConfig.for_model(**known[llm])
 
 
-def _shape_of_llm(config: Any) -> Shape:
+def _shape_of_llm(config: Any) -> ModelShape:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return Shape.of_llm(AutoModelForCausalLM.from_config(config))
+        return ModelShape.of_llm(AutoModelForCausalLM.from_config(config))
 
 
 def _shape(
-    vision: VisionRepresentation, representation: Representation, config: Any, llm: Shape
-) -> tuple[Shape, int, int]:
+    vision: VisionRepresentation, representation: Representation, config: Any, llm: ModelShape
+) -> tuple[ModelShape, int, int]:
     """Shape of the whole model, its tokens of an image, and the connector's weights."""
     choice = representation.connector
     with torch.device("meta"):
         connector = connector_class(choice.kind)(vision.grid, vision.width, config.hidden_size, choice.option)
     size = sum(weight.numel() for weight in connector.parameters())
-    return llm.seeing(vision, connector), connector.tokens, size
+    return llm.with_vision(vision, connector), connector.tokens, size

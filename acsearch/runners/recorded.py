@@ -9,23 +9,23 @@ from pathlib import Path
 
 from acsearch.runners.base import CandidateScores, Observation
 from acsearch.tables.table import Table
-from trainers.utils.progress import Say
+from trainers.utils.progress import Reporter
 
 
 @dataclass(frozen=True, eq=False)
-class RecordedFinetunes:
+class RecordedRunner:
     """Finetunes that somebody ran before, looked up in a table."""
 
     table: Table
     parallel: int = 1
     processes: int = 1
 
-    def score(self, candidate: int, say: Say) -> CandidateScores:
+    def score(self, candidate: int, say: Reporter) -> CandidateScores:
         correspondence = float(self.table.correspondence[candidate])
         known = None if math.isnan(correspondence) else correspondence
         return CandidateScores(tuple(self.table.alignment[candidate].tolist()), known)
 
-    def finetune(self, candidate: int, trial: int, run: str | None, say: Say) -> Observation:
+    def finetune(self, candidate: int, trial: int, run: str | None, say: Reporter) -> Observation:
         started = time.perf_counter()
         scores = dict(zip(self.table.benchmarks, self.table.scores[candidate].tolist(), strict=True))
         known = zip(self.table.benchmarks, self.table.errors[candidate].tolist(), strict=True)
@@ -44,5 +44,5 @@ class RecordedFinetunes:
     def model(self, candidate: int) -> Path | None:
         return None
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         pass

@@ -12,7 +12,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreDefinition:
     """What a score is.
 
     law: the axis of the AC law it may stand on, alignment or correspondence.  needs: features of the vision
@@ -36,11 +36,19 @@ SCORES = MappingProxyType(
     {
         score.definition: score
         for score in (
-            Score("C", 1, "C", "features", "percent", "per-image PCK@0.10 on what the connector receives, letterboxed"),
-            Score("C_compat", 1, "C", "features", "percent", "per-image PCK@0.10 as the AC law's authors compute it"),
-            Score("A_ll", 1, "A", "stage1", "nats per token", "log-likelihood of held-out captions"),
-            Score("A_ll_train", 1, "A", "stage1", "nats per token", "log-likelihood of captions of the training data"),
-            Score("A_cos", 1, "A", "stage1", "cosine", "similarity of projected tokens to those of reference models"),
+            ScoreDefinition(
+                "C", 1, "C", "features", "percent", "per-image PCK@0.10 on what the connector receives, letterboxed"
+            ),
+            ScoreDefinition(
+                "C_compat", 1, "C", "features", "percent", "per-image PCK@0.10 as the AC law's authors compute it"
+            ),
+            ScoreDefinition("A_ll", 1, "A", "stage1", "nats per token", "log-likelihood of held-out captions"),
+            ScoreDefinition(
+                "A_ll_train", 1, "A", "stage1", "nats per token", "log-likelihood of captions of the training data"
+            ),
+            ScoreDefinition(
+                "A_cos", 1, "A", "stage1", "cosine", "similarity of projected tokens to those of reference models"
+            ),
         )
     }
 )

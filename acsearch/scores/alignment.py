@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from trainers.data.templates import IGNORED
+from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def caption_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """
     targets = labels[:, 1:]
     losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none"
     )
-    return _mean_per_sample(-losses, targets != IGNORED)
+    return _mean_per_sample(-losses, targets != IGNORE_INDEX)
 
 
 def cosine_alignment(tokens: Tensor, reference: Tensor) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import StudyError
-from acsearch.redaction import hide, shown, without_secrets
+from acsearch.redaction import redact, register_secret, without_secrets
 from acsearch.storage.claims import Claims, FileClaims
 from acsearch.storage.sqlite import check_database, create_database, lock_folder, sqlite_file
 from trainers.errors import first_line
@@ -55,11 +55,11 @@ class Home:
 
     @property
     def storage_url(self) -> str:
-        return hide(self.storage or self.settings.storage or f"sqlite:///{self.folder / 'studies.db'}")
+        return register_secret(self.storage or self.settings.storage or f"sqlite:///{self.folder / 'studies.db'}")
 
     @property
     def tracking_uri(self) -> str:
-        return hide(self.tracking or self.settings.tracking or f"sqlite:///{self.folder / 'mlflow.db'}")
+        return register_secret(self.tracking or self.settings.tracking or f"sqlite:///{self.folder / 'mlflow.db'}")
 
     def open_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
         """Raises StudyError when there is none, or it cannot be opened."""
@@ -68,7 +68,7 @@ class Home:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url, file = self.storage_url, sqlite_file(self.storage_url, "--storage", "studies")
-        name = shown(url) if "://" in url else "(not a URL)"
+        name = redact(url) if "://" in url else "(not a URL)"
         try:
             if file is not None and not file.exists():
                 if not create:
@@ -78,10 +78,10 @@ class Home:
                 check_database(file, name)
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
             from acsearch.storage.leases import alone
-            from acsearch.storage.retrying import PatientStorage
+            from acsearch.storage.retrying import RetryingStorage
 
             with alone(sqlalchemy.create_engine(url)):
-                return PatientStorage(url, engine_kwargs=_server_options(url))
+                return RetryingStorage(url, engine_kwargs=_server_options(url))
         except ImportError as error:
             raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
@@ -108,7 +108,7 @@ class Home:
         return self.settings.lease_seconds or TERM
 
     @property
-    def patience(self) -> float:
+    def claim_timeout(self) -> float:
         """Seconds after which whoever holds a piece of work is alive."""
         return 0.0 if self.on_one_machine else 1.5 * self.lease_seconds
 

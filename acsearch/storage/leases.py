@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import LeaseLostError, StudyError
-from acsearch.storage.retrying import calm, patiently, wait_for
+from acsearch.storage.retrying import retry_connecting, retry_on_outage, seconds_since_outage
 from trainers.utils.locks import who
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Leases:
             raise StudyError(f"studies are kept in {' or '.join(_NOW)}, not in {engine.dialect.name}")
         with alone(engine):
             self._run(_TABLE)
-        wait_for(engine)
+        retry_connecting(engine)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -164,10 +164,10 @@ class Leases:
         """How many rows it changed."""
         return int(self._execute(statement, **values).rowcount)
 
-    @patiently  # whatever is done here may be done twice
+    @retry_on_outage  # whatever is done here may be done twice
     def _execute(self, statement: str, **values: object) -> Any:
         given = {"study": self._study, **values} if ":study" in statement else {}
         with self._engine.begin() as connection:
-            given |= {"calm": calm()} if ":calm" in statement else {}  # now that we are connected
+            given |= {"calm": seconds_since_outage()} if ":calm" in statement else {}  # now that we are connected
             result = connection.execute(self._sql(statement), given)
             return result.freeze()() if result.returns_rows else result  # rows outlive the connection

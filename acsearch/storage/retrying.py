@@ -27,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def calm() -> float:
+def seconds_since_outage() -> float:
     """Seconds for which databases have answered whenever this process asked."""
     return time.monotonic() - _failed
 
@@ -57,7 +57,7 @@ def _trying(matters: Callable[[BaseException], bool]) -> tenacity.Retrying:
     )
 
 
-def patiently(call: Callable[P, T]) -> Callable[P, T]:
+def retry_on_outage(call: Callable[P, T]) -> Callable[P, T]:
     """The same function, called again where the database went away meanwhile. For what may be done twice."""
 
     @functools.wraps(call)
@@ -67,7 +67,7 @@ def patiently(call: Callable[P, T]) -> Callable[P, T]:
     return again
 
 
-def wait_for(engine: sqlalchemy.Engine) -> None:
+def retry_connecting(engine: sqlalchemy.Engine) -> None:
     """From now on, new connections of this engine wait for the database."""
 
     @sqlalchemy.event.listens_for(engine, "do_connect")
@@ -77,7 +77,7 @@ def wait_for(engine: sqlalchemy.Engine) -> None:
         )
 
 
-class PatientStorage(optuna.storages.RDBStorage):
+class RetryingStorage(optuna.storages.RDBStorage):
     """Optuna's storage, for databases on a server.
 
     All it does may be done twice: a second new trial is surplus or is taken up later, see `acsearch.study.study`, and a
@@ -86,7 +86,7 @@ class PatientStorage(optuna.storages.RDBStorage):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        wait_for(self.engine)
+        retry_connecting(self.engine)
 
     def set_trial_state_values(self, *args: Any, **kwargs: Any) -> bool:
         tries = 0
@@ -95,13 +95,13 @@ class PatientStorage(optuna.storages.RDBStorage):
             nonlocal tries
             tries += 1
             try:
-                return super(PatientStorage, self).set_trial_state_values(*args, **kwargs)
+                return super(RetryingStorage, self).set_trial_state_values(*args, **kwargs)
             except UpdateFinishedTrialError:
                 if tries == 1:
                     raise
                 return True
 
-        return patiently(call)()
+        return retry_on_outage(call)()
 
 
 # what acsearch asks, and what the cache asks that Optuna puts before its storage
@@ -124,4 +124,4 @@ for _name in (
     "set_trial_param",
     "set_trial_user_attr",
 ):
-    setattr(PatientStorage, _name, patiently(getattr(optuna.storages.RDBStorage, _name)))
+    setattr(RetryingStorage, _name, retry_on_outage(getattr(optuna.storages.RDBStorage, _name)))

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from acsearch.errors import StudyError
-from acsearch.redaction import shown
+from acsearch.redaction import redact
 from trainers.utils.locks import Locks
 
 _VERSIONS = {"alembic_version", "version_info"}  # tables of one row each
@@ -53,18 +53,18 @@ def sqlite_file(url: str, option: str, table: str) -> Path | None:
     try:
         database = sqlalchemy.make_url(url).database
     except sqlalchemy.exc.ArgumentError as error:
-        raise StudyError(f"{option} {shown(url)}: not a URL") from error
+        raise StudyError(f"{option} {redact(url)}: not a URL") from error
     if not database or database == ":memory:":
-        raise StudyError(f"{option} {shown(url)}: names no file; for instance sqlite:///{table}.db")
+        raise StudyError(f"{option} {redact(url)}: names no file; for instance sqlite:///{table}.db")
     file = Path(database)
     if file.exists():
         try:  # rw: what a killed process left half-written is rolled back, even by a reader
             with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
                 known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
         except sqlite3.Error as error:
-            raise StudyError(f"{option} {shown(url)}: not an SQLite database: {error}") from error
+            raise StudyError(f"{option} {redact(url)}: not an SQLite database: {error}") from error
         if known is None:
-            raise StudyError(f"{option} {shown(url)}: a database of something else; it has no table {table!r}")
+            raise StudyError(f"{option} {redact(url)}: a database of something else; it has no table {table!r}")
     return file
 
 

@@ -26,7 +26,7 @@ def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> Non
         raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
     if file.objective != "mean" and file.objective not in table.benchmarks:
         raise ConfigError(f"objective {file.objective!r}: neither 'mean' nor one of {', '.join(table.benchmarks)}")
-    prior.check(table.sheet)
+    prior.check(table.metadata)
     make_policy(file.policy, prior)
 
 

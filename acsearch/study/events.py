@@ -24,17 +24,17 @@ class Event:
     text: str = ""
 
 
-Watch = Callable[[Event], None]
+EventCallback = Callable[[Event], None]
 
 
-class News:
+class ProgressPoller:
     """Tells a watcher what has been scored and finetuned since it was last asked, by whomever."""
 
-    def __init__(self, study: StoredStudy, watch: Watch) -> None:
+    def __init__(self, study: StoredStudy, watch: EventCallback) -> None:
         self._study, self._watch = study, watch
         self._unscored, self._told = set(study.unscored), self._over()
 
-    def tell(self) -> None:
+    def poll(self) -> None:
         unscored = set(self._study.unscored)
         for row in sorted(self._unscored - unscored):
             self._watch(Event("scored", row, self._study.snapshot().table.representations[row]))

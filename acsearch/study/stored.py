@@ -8,7 +8,6 @@ hold its scores.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -26,15 +25,15 @@ from acsearch.law.bayes import objective_weights
 from acsearch.law.features import Features
 from acsearch.law.prior import Prior
 from acsearch.policies.registry import make_policy
-from acsearch.policies.sampler import PARAMETER, SCORES, CandidateSampler
+from acsearch.policies.sampler import PARAMETER, SCORES_ATTRIBUTE, CandidateSampler
 from acsearch.runners.base import CandidateScores, Observation
 from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, Submission
+from acsearch.study.identity import READABLE, digest
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.study.validation import check, reading
 from acsearch.tables.table import Table, is_scored, with_scores
 
-FORMAT = 2
 SCORE, TRIAL = "score-", "trial-"  # pieces of work
 ABOUT, BUDGET, ATTEMPTS, JOB, RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
 POINTS, ERRORS, SECONDS, CHECKPOINT = "points", "errors", "seconds", "checkpoint"  # of a trial
@@ -59,9 +58,10 @@ class StoredStudy:
     @cached_property
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = self._study.user_attrs[ABOUT]
-        if about.get("format") != FORMAT:
+        if about.get("format") not in READABLE:
             raise StudyError(
-                f"study {self.name!r} was written by another version of acsearch (format {about.get('format')})"
+                f"study {self.name!r} was written by another version of acsearch (format {about.get('format')}; this "
+                f"one reads {READABLE}): go on with it there, or start it again under another --name"
             )
         return about
 
@@ -101,7 +101,7 @@ class StoredStudy:
         return self._unchanged("prior", load_prior(source), f"prior {source}")
 
     def _unchanged(self, what: str, part: Part, name: str) -> Part:
-        if digest(part) != self._about[what]["digest"]:
+        if digest(part, self._about["format"]) != self._about[what]["digest"]:
             raise StudyError(f"study {self.name!r}: the {name} has changed since the study was started")
         return part
 
@@ -204,7 +204,7 @@ class StoredStudy:
         trial.set_user_attr(ERRORS, observation.errors)
         trial.set_user_attr(SECONDS, observation.seconds)
         trial.set_user_attr(CHECKPOINT, observation.checkpoint)
-        trial.set_user_attr(SCORES, dict(zip(table.benchmarks, scaled.tolist(), strict=True)))
+        trial.set_user_attr(SCORES_ATTRIBUTE, dict(zip(table.benchmarks, scaled.tolist(), strict=True)))
         objective = float(scaled @ objective_weights(table.benchmarks, self._about["objective"]))
         self._study.tell(trial.number, objective, skip_if_finished=True)
 
@@ -223,12 +223,3 @@ def summaries(storage: optuna.storages.BaseStorage) -> list[optuna.study.StudySu
     """The acsearch studies of a storage, oldest first."""
     with reading("--storage"):
         return [one for one in optuna.get_all_study_summaries(storage) if ABOUT in one.user_attrs]
-
-
-def digest(part: Table | Prior) -> str:
-    """Fingerprint of all that a study reads from a table or a prior."""
-    content: object = part
-    if isinstance(part, Table):
-        arrays = (part.scores.tobytes(), part.alignment.tobytes(), part.correspondence.tobytes())
-        content = (part.representations, part.sheet, *arrays)
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -30,27 +30,26 @@ from acsearch.config.study_file import StudyConfig
 from acsearch.errors import LeaseLostError, StudyError
 from acsearch.policies.registry import resolve
 from acsearch.policies.sampler import PARAMETER
-from acsearch.runners.base import Finetunes
+from acsearch.runners.base import Runner
 from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, not_before, outcome_of
 from acsearch.study.checks import check_free, check_start
-from acsearch.study.events import Event, News, Watch
+from acsearch.study.events import Event, EventCallback, ProgressPoller
+from acsearch.study.identity import FORMAT, digest
 from acsearch.study.stored import (
     ABOUT,
     BUDGET,
-    FORMAT,
     REPRESENTATION,
     SCORE,
     SURPLUS,
     TRIAL,
     StoredStudy,
-    digest,
     exists,
     summaries,
 )
 from trainers.errors import CandidateError, ConfigError, CrashedError
 
-_LOOK = 2.0  # seconds between looks at what others finish
+POLL_SECONDS = 2.0  # seconds between looks at what others finish
 
 
 class Study(StoredStudy):
@@ -121,24 +120,24 @@ class Study(StoredStudy):
 
     # -- the walk of one candidate -------------------------------------------------------------------------------------
 
-    def run(self, finetunes: Finetunes, watch: Watch) -> None:
+    def run(self, finetunes: Runner, watch: EventCallback) -> None:
         """Spend what is left of the budget, one finetune after the other; taking up what a dead controller left.
 
         Returns when every trial is finished, also those that other controllers work on.
         """
-        news = News(self, watch)
-        self.score(finetunes, watch, news)
+        poller = ProgressPoller(self, watch)
+        self.score(finetunes, watch, poller)
         while True:
             with self._next_trial(watch) as trial, suppress(LeaseLostError):  # then another one is at it
                 if trial is not None:
                     self._finetune(trial, finetunes, watch)
-            news.tell()
+            poller.poll()
             if trial is None:
                 if not self.unfinished():
                     return
-                time.sleep(_LOOK)  # others are at them; should one die, its trial is taken up
+                time.sleep(POLL_SECONDS)  # others are at them; should one die, its trial is taken up
 
-    def score(self, finetunes: Finetunes, watch: Watch, news: News) -> None:
+    def score(self, finetunes: Runner, watch: EventCallback, poller: ProgressPoller) -> None:
         """Measure A and C of every candidate that has none yet; those that another controller is at come last."""
         for wait in (False, True):
             for row in self.unscored:
@@ -148,9 +147,9 @@ class Study(StoredStudy):
                     elif not claim.enter_context(self.claims.claim(f"{SCORE}{row}")):
                         continue
                     self._score(row, finetunes, watch)
-                news.tell()
+                poller.poll()
 
-    def _score(self, row: int, finetunes: Finetunes, watch: Watch) -> None:
+    def _score(self, row: int, finetunes: Runner, watch: EventCallback) -> None:
         if row in self.unscored:  # else somebody was quicker
             name = self._pool.representations[row]
             say = partial(self._say, watch, row, name)
@@ -159,7 +158,7 @@ class Study(StoredStudy):
                 with attempt:
                     self.note_scores(row, finetunes.score(row, say))
 
-    def _finetune(self, trial: Trial, finetunes: Finetunes, watch: Watch) -> None:
+    def _finetune(self, trial: Trial, finetunes: Runner, watch: EventCallback) -> None:
         candidate = trial.suggest_int(PARAMETER, 0, len(self._table.representations) - 1)
         name = self._table.representations[candidate]
         say = partial(self._say, watch, trial.number, name)
@@ -172,7 +171,7 @@ class Study(StoredStudy):
         except CandidateError:
             self.tell_failed(trial.number)
 
-    def score_one(self, row: int, finetunes: Finetunes, watch: Watch, patience: float = 0.0) -> None:
+    def score_one(self, row: int, finetunes: Runner, watch: EventCallback, patience: float = 0.0) -> None:
         """Measure A and C of one candidate; nothing if they are known. patience, errors: as of `finetune_one`."""
         if not 0 <= row < len(self._pool.representations):
             raise StudyError(
@@ -181,7 +180,7 @@ class Study(StoredStudy):
         with self._own(f"{SCORE}{row}", patience):
             self._score(row, finetunes, watch)
 
-    def finetune_one(self, number: int, finetunes: Finetunes, watch: Watch, patience: float = 0.0) -> None:
+    def finetune_one(self, number: int, finetunes: Runner, watch: EventCallback, patience: float = 0.0) -> None:
         """Finetune the candidate of one trial, whoever proposed it; nothing if that has been done.
 
         patience: seconds to wait for somebody who is at it. Raises StudyError when they still are, or when there is no
@@ -199,7 +198,7 @@ class Study(StoredStudy):
     def _own(self, work: str, patience: float) -> Iterator[None]:
         until = time.monotonic() + patience
         while self.claims.held(work) and time.monotonic() < until:
-            time.sleep(_LOOK)
+            time.sleep(POLL_SECONDS)
         with self.claims.claim(work) as ours:
             if not ours:
                 raise StudyError(
@@ -235,19 +234,19 @@ class Study(StoredStudy):
         while going_on:
             yield attempt()
 
-    def _say(self, watch: Watch, number: int, name: str, text: str) -> None:
+    def _say(self, watch: EventCallback, number: int, name: str, text: str) -> None:
         self.claims.confirm(ask=False)
         watch(Event("doing", number, name, text=text))
 
     @contextmanager
-    def _next_trial(self, watch: Watch) -> Iterator[Trial | None]:
+    def _next_trial(self, watch: EventCallback) -> Iterator[Trial | None]:
         """A trial of our own with its candidate proposed, its lock held; None when nothing is left to start."""
         with ExitStack() as claim:
             with self.claims.exclusive("ask"):
                 trial = self._orphan(claim, watch) or self._ask(claim, watch)
             yield trial
 
-    def propose(self, watch: Watch) -> int | None:
+    def propose(self, watch: EventCallback) -> int | None:
         """A new trial with its candidate, for others to finetune; None when the budget has been spent."""
         with self.claims.exclusive("ask"), ExitStack() as claim:
             halves = [trial for trial in self.unfinished() if PARAMETER not in trial.params]  # whose asker died
@@ -259,7 +258,7 @@ class Study(StoredStudy):
         """Trials within the budget that are not finished, whoever works on them; lowest first."""
         return [trial for trial in self.trials()[: self.budget] if trial.state == TrialState.RUNNING]
 
-    def _orphan(self, claim: ExitStack, watch: Watch) -> Trial | None:
+    def _orphan(self, claim: ExitStack, watch: EventCallback) -> Trial | None:
         """The first running trial within the budget that no living controller works on."""
         for place, trial in enumerate(self.trials()):
             if trial.state != TrialState.RUNNING or place >= self.budget:
@@ -273,13 +272,13 @@ class Study(StoredStudy):
                     return self._propose(Trial(self._study, trial._trial_id), "resumed", watch)
         return None
 
-    def _await(self, trial: FrozenTrial, watch: Watch) -> None:
+    def _await(self, trial: FrozenTrial, watch: EventCallback) -> None:
         if trial.number not in self._awaited:
             self._awaited.add(trial.number)
             owner = self.claims.holder(f"{TRIAL}{trial.number}") or "another controller"
             watch(Event("waiting", trial.number, trial.user_attrs.get(REPRESENTATION, "a candidate"), text=owner))
 
-    def _ask(self, claim: ExitStack, watch: Watch) -> Trial | None:
+    def _ask(self, claim: ExitStack, watch: EventCallback) -> Trial | None:
         """A new trial, unless the budget has been spent."""
         if len(self.trials()) >= self.budget:
             return None
@@ -292,7 +291,7 @@ class Study(StoredStudy):
         claim.enter_context(self.claims.exclusive(f"{TRIAL}{trial.number}"))
         return self._propose(trial, "proposed", watch)
 
-    def _propose(self, trial: Trial, kind: str, watch: Watch) -> Trial:
+    def _propose(self, trial: Trial, kind: str, watch: EventCallback) -> Trial:
         """Let the policy choose the trial's candidate; one that was chosen before a crash stays."""
         self._study.sampler = self._sampler
         representation = self._table.representations[

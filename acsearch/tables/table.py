@@ -1,6 +1,6 @@
 """Recorded tables: what every candidate scored on every benchmark, with its A and C, read strictly.
 
-A table is a CSV of one line per cell, `representation,benchmark,score,alignment,correspondence`, and a sheet beside it
+A table is a CSV of one line per cell, `representation,benchmark,score,alignment,correspondence`, and metadata beside it
 that says what the columns mean: which definitions of A and C, which LLM, which source, and the floor and ceiling of
 each benchmark. A sixth column, `standard_error`, may tell how sure each score is. Correspondence may be left empty.
 Alignment may differ from benchmark to benchmark (as `A_cos` does); correspondence belongs to the encoder alone and
@@ -34,7 +34,7 @@ _ROUNDING = 1e-9  # relative; what differs by less is the same value
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkScale:
     """A benchmark and the fixed scale of its scores.
 
     floor: the score of a model that knows nothing (chance).  ceiling: the best score there is. Both in points.
@@ -46,15 +46,15 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """What a table's columns mean. `stated` is False where no sheet was given and the scales are a guess."""
+class TableMetadata:
+    """What a table's columns mean. `stated` is False where no metadata was given and the scales are a guess."""
 
     alignment: str = UNSTATED
     correspondence: str = UNSTATED
     llm: str = UNSTATED
     source: str = UNSTATED
     title: str = ""
-    benchmarks: tuple[Benchmark, ...] = ()
+    benchmarks: tuple[BenchmarkScale, ...] = ()
     stated: bool = True
 
 
@@ -72,21 +72,21 @@ class Table:
     alignment: NDArray[np.float64]
     correspondence: NDArray[np.float64]
     errors: NDArray[np.float64]
-    sheet: Sheet
+    metadata: TableMetadata
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
-        return tuple(benchmark.name for benchmark in self.sheet.benchmarks)
+        return tuple(benchmark.name for benchmark in self.metadata.benchmarks)
 
     @property
     def floor(self) -> NDArray[np.float64]:
         """(M,) in points."""
-        return np.array([benchmark.floor for benchmark in self.sheet.benchmarks])
+        return np.array([benchmark.floor for benchmark in self.metadata.benchmarks])
 
     @property
     def span(self) -> NDArray[np.float64]:
         """(M,) ceiling minus floor, in points."""
-        return np.array([benchmark.ceiling - benchmark.floor for benchmark in self.sheet.benchmarks])
+        return np.array([benchmark.ceiling - benchmark.floor for benchmark in self.metadata.benchmarks])
 
     @property
     def scaled(self) -> NDArray[np.float64]:
@@ -117,10 +117,10 @@ class Table:
         )
 
 
-def parse_table(text: str, name: str, sheet: Sheet | None = None) -> Table:
+def parse_table(text: str, name: str, metadata: TableMetadata | None = None) -> Table:
     """Read a table from CSV text.
 
-    Without a sheet the definitions are unstated and each benchmark's scale is guessed as 0 to the next full mark
+    Without metadata the definitions are unstated and each benchmark's scale is guessed as 0 to the next full mark
     (1, 100, 200, 500, 1000, ...), never from the best score itself.
     Raises TableError naming the line and the cell for anything that is missing, doubled, unknown or not a number.
     """
@@ -146,12 +146,12 @@ def parse_table(text: str, name: str, sheet: Sheet | None = None) -> Table:
                 f"{name}: benchmark {benchmarks[column_index]!r} has the same {what} ({values[0, column_index]:g}) for "
                 f"every representation, so it cannot tell them apart; remove its lines"
             )
-    table_sheet = _guess(benchmarks, scores) if sheet is None else _ordered(sheet, benchmarks, name)
+    described = _guess(benchmarks, scores) if metadata is None else _ordered(metadata, benchmarks, name)
     correspondence = _one_per_representation(cells, representations, name)
-    table = Table(name, representations, scores, alignment, correspondence, column(_ERROR), table_sheet)
+    table = Table(name, representations, scores, alignment, correspondence, column(_ERROR), described)
     _check_range(table, cells)
-    if table_sheet.correspondence == "none" and not np.isnan(table.correspondence).all():
-        raise TableError(f"{name}: its sheet says correspondence: none, but the table gives values")
+    if described.correspondence == "none" and not np.isnan(table.correspondence).all():
+        raise TableError(f"{name}: its metadata says correspondence: none, but the table gives values")
     return table
 
 
@@ -263,12 +263,12 @@ def _shown(value: float) -> str:
     return "empty" if math.isnan(value) else f"{value:g}"
 
 
-def _guess(benchmarks: tuple[str, ...], scores: NDArray[np.float64]) -> Sheet:
+def _guess(benchmarks: tuple[str, ...], scores: NDArray[np.float64]) -> TableMetadata:
     guessed = []
     for name, column in zip(benchmarks, scores.T, strict=True):
         ceiling = _full_mark(float(np.abs(column).max()))
-        guessed.append(Benchmark(name, floor=-ceiling if column.min() < 0 else 0.0, ceiling=ceiling))
-    return Sheet(benchmarks=tuple(guessed), stated=False)
+        guessed.append(BenchmarkScale(name, floor=-ceiling if column.min() < 0 else 0.0, ceiling=ceiling))
+    return TableMetadata(benchmarks=tuple(guessed), stated=False)
 
 
 def _full_mark(score: float) -> float:
@@ -281,18 +281,18 @@ def _full_mark(score: float) -> float:
     return next(step * decade for step in (1, 2, 5) if score <= step * decade)
 
 
-def _ordered(sheet: Sheet, benchmarks: tuple[str, ...], name: str) -> Sheet:
-    known = {benchmark.name: benchmark for benchmark in sheet.benchmarks}
+def _ordered(metadata: TableMetadata, benchmarks: tuple[str, ...], name: str) -> TableMetadata:
+    known = {benchmark.name: benchmark for benchmark in metadata.benchmarks}
     missing, extra = sorted(set(benchmarks) - set(known)), sorted(set(known) - set(benchmarks))
     if missing:
-        raise TableError(f"{name}: its sheet gives no floor and ceiling for {', '.join(missing)}")
+        raise TableError(f"{name}: its metadata gives no floor and ceiling for {', '.join(missing)}")
     if extra:
-        raise TableError(f"{name}: its sheet names {', '.join(extra)}, of which the table has no line")
-    return replace(sheet, benchmarks=tuple(known[benchmark] for benchmark in benchmarks))
+        raise TableError(f"{name}: its metadata names {', '.join(extra)}, of which the table has no line")
+    return replace(metadata, benchmarks=tuple(known[benchmark] for benchmark in benchmarks))
 
 
 def _check_range(table: Table, cells: dict[tuple[str, str], dict[str, float]]) -> None:
-    for benchmark in table.sheet.benchmarks:
+    for benchmark in table.metadata.benchmarks:
         for representation in table.representations:
             cell = cells[representation, benchmark.name]
             if cell["score"] > benchmark.ceiling:

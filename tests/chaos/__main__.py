@@ -20,10 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from queue import Queue
 
-import forks
-from places import SETTINGS
-
 from chaos import places, report, rounds
+from support import fork_server
+from support.homes import SETTINGS
 
 
 def main() -> int:
@@ -44,7 +43,7 @@ def main() -> int:
     folder.mkdir(exist_ok=True)
     outcomes: list[rounds.Outcome] = []
     with ExitStack() as stack:
-        forked = stack.enter_context(forks.serving(folder))
+        forked = stack.enter_context(fork_server.serving(folder))
         worlds = Queue[places.World]()
         for number in range(asked.jobs):
             (folder / f"world-{number}").mkdir(exist_ok=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import s3
 import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
@@ -25,10 +24,11 @@ from acsearch.study.snapshot import Snapshot
 from acsearch.study.stored import SURPLUS
 from acsearch.study.study import Study
 from chaos.places import BUDGET, Place
-from trainers.checkpoints.commit import MARK, committed, sha256
+from support import s3
+from trainers.checkpoints.commit import MANIFEST, committed, sha256
 from trainers.checkpoints.work_store import _inside
 from trainers.model.loading import WEIGHTS
-from trainers.training.metrics_log import Outbox
+from trainers.training.metrics_log import MetricsLog
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def found(place: Place) -> Found:
     snapshot = _study(place).snapshot()
     stages = {}
     for home in place.homes:
-        for mark in (home / "work" / "stages").glob(f"*/result/{MARK}"):
+        for mark in (home / "work" / "stages").glob(f"*/result/{MANIFEST}"):
             assert committed(mark.parent), mark
-            losses = [[line.step, line.metrics["loss"]] for line in Outbox(mark.parent / "outbox.jsonl").read()]
+            losses = [[line.step, line.metrics["loss"]] for line in MetricsLog(mark.parent / "outbox.jsonl").read()]
             stages[mark.parts[-3]] = (json.loads(mark.read_text())[WEIGHTS], losses)
     return Found(
         snapshot.table.alignment.tobytes(),
@@ -217,7 +217,7 @@ def _objects(place: Place, snapshot: Snapshot) -> Iterator[str]:
         yield f"half uploads: {[one['Key'] for one in uploads]}"
     for one in snapshot.finished:
         address = str(one.checkpoint).removeprefix(f"s3://{s3.BUCKET}/{prefix}")
-        if f"{address}/{MARK}" not in names:
+        if f"{address}/{MANIFEST}" not in names:
             yield f"trial {one.trial}: no checkpoint {one.checkpoint}"
 
 
@@ -231,11 +231,11 @@ def _stored(place: Place) -> tuple[set[str], set[str]]:
     client, prefix = _bucket(place)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix=f"{prefix}stages/")
     names = {one["Key"].removeprefix(prefix) for page in pages for one in page.get("Contents", ())}
-    marks = [name for name in names if name.endswith(f"/result/{MARK}")]
+    marks = [name for name in names if name.endswith(f"/result/{MANIFEST}")]
     belonging = set(marks)
     for mark in marks:
         content = client.get_object(Bucket=s3.BUCKET, Key=prefix + mark)["Body"].read()
-        belonging |= {_inside(mark.removesuffix(f"/{MARK}"), content, file) for file in json.loads(content)}
+        belonging |= {_inside(mark.removesuffix(f"/{MANIFEST}"), content, file) for file in json.loads(content)}
     return names, belonging
 
 

@@ -11,16 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow_server
-import postgres
-import s3
 import sqlalchemy
-import tiny
-from forks import Forks
-from test_pipeline import STUDY
 
 from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
+from support import mlflow_server, postgres, s3, tiny
+from support.fork_server import Forks
 
 BUDGET = 2
 _LEASE = "3"  # seconds
@@ -103,7 +99,7 @@ class World:
             study.mkdir(parents=True)
             tiny.llm(study / "llm")
             tiny.encoders(study)
-            (study / "study.yaml").write_text(STUDY + more)
+            (study / "study.yaml").write_text(tiny.STUDY + more)
         self._databases = {name: folder / f"{name}.db" for name in ("studies", "mlflow")}
         home = Home(*(f"sqlite:///{self._databases[name]}" for name in ("studies", "mlflow")))
         home.open_storage(create=True).engine.dispose()

@@ -16,11 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forks import living
-
 from chaos import checks
 from chaos.places import Place, World
-from trainers.checkpoints.commit import MARK
+from support.fork_server import living
+from trainers.checkpoints.commit import MANIFEST
 
 SERVERS = ("postgresql", "s3", "mlflow")
 # who may be killed, and about how long an undisturbed study takes
@@ -220,7 +219,7 @@ def _phase(place: Place) -> str:
     stages = [stage for home in place.homes for stage in (home / "work" / "stages").glob("*")]
     if not stages:
         return "start" if not any((home / "work").exists() for home in place.homes) else "data and C"
-    done = {stage.name for stage in stages if (stage / "result" / MARK).exists()}
+    done = {stage.name for stage in stages if (stage / "result" / MANIFEST).exists()}
     training = {stage.name for stage in stages if (stage / "outbox.jsonl").exists()} - done
     if training:
         return "stage 1" if len(done) < 3 else "stage 2"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from forks import Forks
 
 from chaos import places, rounds
+from support.fork_server import Forks
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ from trainers.errors import TrainingError
 from trainers.utils.digest import sha256
 from trainers.utils.parsing import parse_json
 
-MARK = "commit.json"
+MANIFEST = "commit.json"
 RESULT = "result"  # of a stage
 PREFIX = "step-"
 KEEP = 2  # checkpoints of a stage
 
 
 @contextmanager
-def committing(folder: Path, expected: dict[str, str] | None = None) -> Iterator[Path]:
+def commit_folder(folder: Path, expected: dict[str, str] | None = None) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well, and goes away when it does not.
 
     expected: SHA-256 of each file, where they are known. Raises TrainingError when others were written.
@@ -38,8 +38,8 @@ def committing(folder: Path, expected: dict[str, str] | None = None) -> Iterator
         yield fresh
         files = {path.relative_to(fresh).as_posix(): sha256(path) for path in _files(fresh)}
         if expected not in (None, files):
-            raise TrainingError(f"{folder}: not what its {MARK} says")
-        (fresh / MARK).write_text(json.dumps(files, indent=1, sort_keys=True))
+            raise TrainingError(f"{folder}: not what its {MANIFEST} says")
+        (fresh / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
         for path in [*_files(fresh), fresh]:
             _sync(path)
         shutil.rmtree(folder, ignore_errors=True)  # an uncommitted or broken one
@@ -61,11 +61,11 @@ def committed(folder: Path) -> bool:
 def verify(folder: Path) -> None:
     """Raises TrainingError saying what is missing or broken in a committed folder."""
     try:
-        files = parse_json((folder / MARK).read_text())
+        files = parse_json((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MARK}") from error
+        raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MANIFEST}") from error
     if not isinstance(files, dict) or not files:
-        raise TrainingError(f"{folder}: not a committed checkpoint: its {MARK} lists nothing")
+        raise TrainingError(f"{folder}: not a committed checkpoint: its {MANIFEST} lists nothing")
     for name, digest in files.items():
         path = folder / name
         if not os.path.isfile(path):  # unlike Path.is_file, also for a name that no file can have
@@ -77,7 +77,7 @@ def verify(folder: Path) -> None:
 def missing(folder: Path) -> bool:
     """Whether a folder that was committed is gone, or going."""
     try:
-        return not all((folder / name).exists() for name in json.loads((folder / MARK).read_text()))
+        return not all((folder / name).exists() for name in json.loads((folder / MANIFEST).read_text()))
     except FileNotFoundError:
         return True
 

@@ -30,13 +30,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from trainers.checkpoints import commit
-from trainers.checkpoints.commit import MARK, RESULT
+from trainers.checkpoints.commit import MANIFEST, RESULT
 from trainers.checkpoints.object_store import Remote
 from trainers.errors import TrainingError
 from trainers.job import Shared
-from trainers.utils.atomic import whole
+from trainers.utils.atomic import atomic_write
 from trainers.utils.locks import Locks
-from trainers.utils.progress import Say
+from trainers.utils.progress import Reporter
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ _DIGITS = 16  # of the mark's SHA-256
 class Store:
     """No store: what is here stays here. say: is told what is waited for."""
 
-    say: Say = staticmethod(lambda text: None)
+    say: Reporter = staticmethod(lambda text: None)
     busy: Path | None = None  # what is being uploaded, and must not be pruned
 
     def check(self) -> None:
@@ -86,7 +86,7 @@ class Store:
         """What the store has directly in a folder, as paths here."""
         return []
 
-    def sweep(self, stage: Path) -> None:
+    def remove_stale(self, stage: Path) -> None:
         """Remove from the store what others left beside a stage's committed result."""
 
     def result(self, stage: Path) -> Path | None:
@@ -197,54 +197,54 @@ class RemoteStore(Store):
             self._remote.put(path, name)
 
     def _put_folder(self, folder: Path, keep: int) -> None:
-        mark, name, is_result = (folder / MARK).read_bytes(), self._name(folder), folder.name == RESULT
+        mark, name, is_result = (folder / MANIFEST).read_bytes(), self._name(folder), folder.name == RESULT
         stage = str(PurePosixPath(name).parent)
         first = self._result(stage)
         if first is not None and not is_result:
             return  # somebody was quicker
-        if first is None and self._remote.read(f"{name}/{MARK}") != mark:
+        if first is None and self._remote.read(f"{name}/{MANIFEST}") != mark:
             self._remote.abort_uploads(_inside(name, mark))
             for file in json.loads(mark):
                 self._put(folder / file, _inside(name, mark, file), True)
-            self._remote.write(f"{name}/{MARK}", mark, only_first=is_result)
+            self._remote.write(f"{name}/{MANIFEST}", mark, only_first=is_result)
         if is_result:
             self._sweep(stage)
         for step in reversed(self._steps(stage)):
             if keep == 0:
                 self._remove(f"{stage}/{step}")
-            elif self._remote.read(f"{stage}/{step}/{MARK}") is not None:  # else another one is at it, and may end
+            elif self._remote.read(f"{stage}/{step}/{MANIFEST}") is not None:  # else another one is at it, and may end
                 keep -= 1
 
     def _result(self, stage: str) -> bytes | None:
         """The mark of a stage's result. One that did not fit its files is removed, so that another can be put."""
-        mark = self._remote.read(f"{stage}/{RESULT}/{MARK}")
+        mark = self._remote.read(f"{stage}/{RESULT}/{MANIFEST}")
         if mark in self._damaged:
-            self._remote.remove(f"{stage}/{RESULT}/{MARK}")
+            self._remote.remove(f"{stage}/{RESULT}/{MANIFEST}")
             return None
         return mark
 
     def _sweep(self, stage: str) -> None:
         result = f"{stage}/{RESULT}"
-        mark = self._remote.read(f"{result}/{MARK}")
+        mark = self._remote.read(f"{result}/{MANIFEST}")
         if mark is not None:
             for name in self._remote.names(result):
-                if name != MARK and f"{result}/{name}" != _inside(result, mark):
+                if name != MANIFEST and f"{result}/{name}" != _inside(result, mark):
                     self._remove(f"{result}/{name}")
 
     def _remove(self, name: str) -> None:
         """A folder, its mark first, and all that other writers left under its name."""
         self._remote.abort_uploads(name)
-        self._remote.remove(f"{name}/{MARK}")
+        self._remote.remove(f"{name}/{MANIFEST}")
         self._remote.remove(name, folder=True)
 
     # -- downloads -----------------------------------------------------------------------------------------------------
 
     def pull(self, folder: Path) -> bool:
         name = self._name(folder)
-        mark = self._insist(self._remote.read, f"{name}/{MARK}") or b""
+        mark = self._insist(self._remote.read, f"{name}/{MANIFEST}") or b""
         try:
             files: dict[str, str] = dict(json.loads(mark))
-            with commit.committing(folder, files) as fresh:
+            with commit.commit_folder(folder, files) as fresh:
                 for file in files:
                     self.say(f"fetching {self.url}/{name}, {file}")
                     (fresh / file).parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ class RemoteStore(Store):
 
     def pull_file(self, path: Path) -> bool:
         try:
-            with whole(path) as fresh:
+            with atomic_write(path) as fresh:
                 self._insist(self._remote.get, self._name(path), fresh)
         except FileNotFoundError:
             return False
@@ -274,13 +274,13 @@ class RemoteStore(Store):
 
     def read(self, folder: Path, file: str) -> bytes | None:
         name = self._name(folder)
-        mark = self._insist(self._remote.read, f"{name}/{MARK}")
+        mark = self._insist(self._remote.read, f"{name}/{MANIFEST}")
         return None if mark is None else self._insist(self._remote.read, _inside(name, mark, file))
 
     def files(self, folder: Path) -> list[Path]:
         return [folder / name for name in self._insist(self._remote.names, self._name(folder))]
 
-    def sweep(self, stage: Path) -> None:
+    def remove_stale(self, stage: Path) -> None:
         self._insist(self._sweep, self._name(stage))
 
     def _steps(self, stage: str) -> list[str]:

@@ -12,14 +12,15 @@ from torch import Tensor
 class Batch:
     """Samples padded on the right. Of n images in B samples, in the samples' order:
 
-    ids, labels, mask: (B, T); an image is `connector.tokens` times IMAGE_ID.  seeds: (n,) of the images.
+    input_ids, labels, attention_mask: (B, T); an image is `connector.tokens` times IMAGE_ID.
+    seeds: (n,) of the images.
     views: per encoder (n, 3, S, S) uint8, or features: per encoder (n, h, w, C), as far as the encoders are frozen.
     """
 
     names: tuple[str, ...]
-    ids: Tensor
+    input_ids: Tensor
     labels: Tensor
-    mask: Tensor
+    attention_mask: Tensor
     seeds: Tensor
     views: tuple[Tensor, ...] = ()
     features: tuple[Tensor, ...] = ()
@@ -30,9 +31,9 @@ class Batch:
 
         return replace(
             self,
-            ids=move(self.ids),
+            input_ids=move(self.input_ids),
             labels=move(self.labels),
-            mask=move(self.mask),
+            attention_mask=move(self.attention_mask),
             seeds=move(self.seeds),
             views=tuple(map(move, self.views)),
             features=tuple(map(move, self.features)),

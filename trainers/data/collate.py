@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainers.data.batch import Batch
 from trainers.data.feature_cache import FeatureCache
 from trainers.data.manifest import Manifest
-from trainers.data.templates import IGNORED, IMAGE_ID, Tokenizer
+from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Tokenizer
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 
@@ -38,17 +38,19 @@ class Batcher:
         coded = [
             self.manifest.tokens(row, self.template, self.tokenizer, self.image_tokens, self.longest) for row in rows
         ]
-        expanded = [_expand(one.ids, one.labels, self.image_tokens) for one in coded]
-        width = max(len(ids) for ids, _ in expanded)
-        ids = torch.full((len(rows), width), self.pad_id)
-        labels = torch.full((len(rows), width), IGNORED)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        expanded = [_expand(one.input_ids, one.labels, self.image_tokens) for one in coded]
+        width = max(len(input_ids) for input_ids, _ in expanded)
+        input_ids = torch.full((len(rows), width), self.pad_id)
+        labels = torch.full((len(rows), width), IGNORE_INDEX)
+        attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
         for place, (own_ids, own_labels) in enumerate(expanded):
-            ids[place, : len(own_ids)] = torch.from_numpy(own_ids)
-            mask[place, : len(own_ids)] = 1
+            input_ids[place, : len(own_ids)] = torch.from_numpy(own_ids)
+            attention_mask[place, : len(own_ids)] = 1
             if counts:
                 labels[place, : len(own_labels)] = torch.from_numpy(own_labels)
-        return Batch(tuple(self.manifest.name(row) for row in rows), ids, labels, mask, **self._images(rows))
+        return Batch(
+            tuple(self.manifest.name(row) for row in rows), input_ids, labels, attention_mask, **self._images(rows)
+        )
 
     def _images(self, rows: list[int]) -> dict[str, Any]:
         if self.cache is not None:
@@ -62,10 +64,10 @@ class Batcher:
         }
 
 
-def _expand(ids: np.ndarray, labels: np.ndarray, image_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _expand(input_ids: np.ndarray, labels: np.ndarray, image_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Each image's mark becomes as many positions as the connector gives tokens."""
-    times = np.where(ids == IMAGE_ID, image_tokens, 1)
-    return np.repeat(ids, times), np.repeat(labels, times)
+    times = np.where(input_ids == IMAGE_ID, image_tokens, 1)
+    return np.repeat(input_ids, times), np.repeat(labels, times)
 
 
 class _Indexed(Dataset[Batch]):

@@ -21,7 +21,7 @@ from trainers.data.manifest import Manifest
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 from trainers.representation import Joining
-from trainers.utils.atomic import whole
+from trainers.utils.atomic import atomic_write
 
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -70,7 +70,7 @@ class FeatureCache:
         alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
         shape = (len(samples), *encoder.grid, encoder.width)
         device = next(iter(encoder.parameters()), torch.empty(0)).device
-        with whole(target) as fresh:
+        with atomic_write(target) as fresh:
             maps = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
             for start in range(0, len(samples), batch_size):
                 rows = samples[start : start + batch_size]

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Tokens, Turn, encode
+from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Tokenizer, Tokens, Turn, encode
 from trainers.encoders.images import open_image
 from trainers.errors import DataError
 from trainers.utils.parsing import parse_json
@@ -169,14 +169,14 @@ class Manifest:
             tokens = encode(template, turns, tokenizer)
         except DataError as error:
             raise self._problem(index, str(error)) from error
-        marks, images = int((tokens.ids == IMAGE_ID).sum()), int(self.has_image(index))
+        marks, images = int((tokens.input_ids == IMAGE_ID).sum()), int(self.has_image(index))
         if marks != images:
             raise self._problem(index, f"{images or 'no'} image but {marks} {IMAGE} in its conversation")
         room = max(0, longest - (image_tokens - 1) * images)
-        tokens = Tokens(tokens.ids[:room], tokens.labels[:room])
-        if images and IMAGE_ID not in tokens.ids:
+        tokens = Tokens(tokens.input_ids[:room], tokens.labels[:room])
+        if images and IMAGE_ID not in tokens.input_ids:
             raise self._problem(index, f"its image of {image_tokens} tokens is not within {longest} positions")
-        if (tokens.labels[1:] == IGNORED).all():
+        if (tokens.labels[1:] == IGNORE_INDEX).all():
             reason = f"no supervised token within {longest} positions (template {template})"
             raise self._problem(index, f"{reason}; nothing would be learnt from it")
         if len(self._coded) < _KEPT:
@@ -277,7 +277,7 @@ def check(
                 manifest.image(index)
         except DataError as error:
             return str(error).removeprefix(f"{manifest.path}, ")
-        return int(manifest.has_image(index)), len(tokens.ids), int((tokens.labels != IGNORED).sum())
+        return int(manifest.has_image(index)), len(tokens.input_ids), int((tokens.labels != IGNORE_INDEX).sum())
 
     with ThreadPoolExecutor(threads) as pool:
         results: Sequence[tuple[int, int, int] | str] = list(pool.map(one, range(len(manifest))))

@@ -18,7 +18,7 @@ from trainers.errors import DataError
 
 IMAGE = "<image>"
 IMAGE_ID = -200
-IGNORED = -100
+IGNORE_INDEX = -100
 
 Tokenizer = Any  # a fast transformers tokenizer
 _ROLES = ("user", "assistant")
@@ -38,9 +38,9 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """ids, labels: (T,) int64. An image is one IMAGE_ID; what is not learnt is labelled IGNORED."""
+    """input_ids, labels: (T,) int64. An image is one IMAGE_ID; what is not learnt is labelled IGNORE_INDEX."""
 
-    ids: np.ndarray
+    input_ids: np.ndarray
     labels: np.ndarray
 
 
@@ -117,22 +117,22 @@ def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer) -> Tokens
         if turn.role != _ROLES[place % 2]:
             raise DataError(f"turn {place + 1} is the {turn.role}'s; user and assistant must alternate, user first")
     written = TEMPLATES[template](turns, tokenizer)
-    ids: list[int] = []
+    input_ids: list[int] = []
     labels: list[int] = []
     if written.bos and tokenizer.bos_token_id is not None:
-        ids.append(tokenizer.bos_token_id)
-        labels.append(IGNORED)
+        input_ids.append(tokenizer.bos_token_id)
+        labels.append(IGNORE_INDEX)
     start = 0
     for number, chunk in enumerate(written.text.split(IMAGE)):
         if number:
-            ids.append(IMAGE_ID)
-            labels.append(IGNORED)
+            input_ids.append(IMAGE_ID)
+            labels.append(IGNORE_INDEX)
             start += len(IMAGE)
         if chunk:
             coded = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True)
             for token, (begin, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
                 learnt = any(b < start + end and start + begin < e for b, e in written.learnt)
-                ids.append(token)
-                labels.append(token if learnt else IGNORED)
+                input_ids.append(token)
+                labels.append(token if learnt else IGNORE_INDEX)
         start += len(chunk)
-    return Tokens(np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64))
+    return Tokens(np.array(input_ids, dtype=np.int64), np.array(labels, dtype=np.int64))

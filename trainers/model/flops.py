@@ -27,7 +27,7 @@ _ADAM = 16  # bytes per trained weight: itself, its gradient and two moments, in
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Numbers that decide what a model costs.
 
     llm, vision, connector: weights.  matrices: of the llm, those that multiply every token; head: those of its output
@@ -47,7 +47,7 @@ class Shape:
     image_tokens: int = 0
 
     @classmethod
-    def of_llm(cls, llm: Any) -> Shape:
+    def of_llm(cls, llm: Any) -> ModelShape:
         """Tied or not, the output layer is one product, and the table of embeddings is none."""
         tables = {id(layer.weight) for layer in llm.modules() if isinstance(layer, nn.Embedding)}
         head = llm.get_output_embeddings().weight
@@ -62,10 +62,10 @@ class Shape:
         )
 
     @classmethod
-    def of(cls, model: MultimodalModel) -> Shape:
-        return cls.of_llm(model.llm).seeing(model.vision, model.connector)
+    def of(cls, model: MultimodalModel) -> ModelShape:
+        return cls.of_llm(model.llm).with_vision(model.vision, model.connector)
 
-    def seeing(self, vision: VisionRepresentation, connector: Connector) -> Shape:
+    def with_vision(self, vision: VisionRepresentation, connector: Connector) -> ModelShape:
         """The same with encoders and a connector."""
         weight = next(connector.parameters())
         features = torch.zeros(1, *vision.grid, vision.width, dtype=weight.dtype, device=weight.device)
@@ -101,7 +101,7 @@ def _counted(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def training_flops(shape: Shape, stage: Stage, text_tokens: int) -> float:
+def training_flops(shape: ModelShape, stage: Stage, text_tokens: int) -> float:
     """Operations of one sample forward and backward: an image and `text_tokens` tokens of text."""
     trained = {part for part in ("vision", "connector", "llm") if _mode(stage, part) != "frozen"}
     image = 0.0 if stage.cache_features else shape.encode * (3 if "vision" in trained else 1)
@@ -114,7 +114,7 @@ def training_flops(shape: Shape, stage: Stage, text_tokens: int) -> float:
     return image + connector + passes * weights + (3 + again) * attention
 
 
-def stage_memory(shape: Shape, stage: Stage, processes: int, text_tokens: int) -> float:
+def stage_memory(shape: ModelShape, stage: Stage, processes: int, text_tokens: int) -> float:
     """Bytes that a process needs: weights, optimizer and activations of a micro-batch. A rough upper estimate."""
     sizes = {"vision": shape.vision, "connector": shape.connector, "llm": shape.llm}
     trained = sum(size for part, size in sizes.items() if _mode(stage, part) == "full")

@@ -47,7 +47,7 @@ def shard(model: nn.Module, groups: Groups, processes: int, device: torch.device
     return [{**group, "params": [weights[name] for name in own]} for group, own in zip(groups, kept, strict=True)]
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself, or gathered from all processes, which must all ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

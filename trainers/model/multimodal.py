@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trainers.connectors.base import Connector
 from trainers.data.batch import Batch
-from trainers.data.templates import IGNORED, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
+from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation, join
 from trainers.errors import ConfigError, TrainingError
@@ -71,37 +71,40 @@ class MultimodalModel(nn.Module):
         """Sum of the cross-entropies of all supervised tokens. Divide by their number over all processes."""
         logits, targets = self._predict(batch)
         return functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
 
     def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-likelihood of every supervised token, and where they are: (B, P) float and bool."""
         logits, targets = self._predict(batch)
-        mask = targets != IGNORED
+        mask = targets != IGNORE_INDEX
         losses = functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+            logits.float().transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none"
         )
         return -losses, mask
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, P, V) and targets (B, P) at the P positions where any sample has a supervised token next."""
-        positions = (batch.labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
+        positions = (batch.labels[:, 1:] != IGNORE_INDEX).any(0).nonzero().squeeze(1)
         output = self.llm(
-            inputs_embeds=self._embed(batch), attention_mask=batch.mask, logits_to_keep=positions, use_cache=False
+            inputs_embeds=self._embed(batch),
+            attention_mask=batch.attention_mask,
+            logits_to_keep=positions,
+            use_cache=False,
         )
         return output.logits, batch.labels[:, positions + 1]
 
     def _embed(self, batch: Batch) -> Tensor:
         """(B, T, llm width)"""
-        words: Tensor = self.llm.get_input_embeddings()(batch.ids.clamp(min=0))
+        text_embeds: Tensor = self.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
         if not len(batch.seeds) or self._vision_tuned:
             # Processes wait for each other's gradients, in the order of the graph: text alone must have the same.
             seeing = (weight for part in (self.vision, self.connector) for weight in part.parameters())
-            words = words + 0.0 * sum(weight.sum() for weight in seeing if weight.requires_grad)
+            text_embeds = text_embeds + 0.0 * sum(weight.sum() for weight in seeing if weight.requires_grad)
         if not len(batch.seeds):
-            return words
-        images = self._project(batch).to(words.dtype)
-        return words.masked_scatter((batch.ids == IMAGE_ID).unsqueeze(-1), images)
+            return text_embeds
+        images = self._project(batch).to(text_embeds.dtype)
+        return text_embeds.masked_scatter((batch.input_ids == IMAGE_ID).unsqueeze(-1), images)
 
     def _project(self, batch: Batch) -> Tensor:
         """(n, tokens, llm width)"""
@@ -129,16 +132,16 @@ class MultimodalModel(nn.Module):
         """
         from transformers import GenerationConfig
 
-        ids = [self._prompt(prompt, image is not None) for prompt, image in zip(prompts, images, strict=True)]
+        input_ids = [self._prompt(prompt, image is not None) for prompt, image in zip(prompts, images, strict=True)]
         answers = [""] * len(prompts)
         greedy = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self.pad_id, eos_token_id=self._ends or None
         )
         self.eval()
-        for rows in _equal_lengths(ids, batch_size):
-            batch = self._batch([ids[row] for row in rows], [images[row] for row in rows])
+        for rows in _equal_lengths(input_ids, batch_size):
+            batch = self._batch([input_ids[row] for row in rows], [images[row] for row in rows])
             new = self.llm.generate(
-                inputs_embeds=self._embed(batch), attention_mask=batch.mask, generation_config=greedy
+                inputs_embeds=self._embed(batch), attention_mask=batch.attention_mask, generation_config=greedy
             )
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             for row, text in zip(rows, texts, strict=True):
@@ -155,24 +158,24 @@ class MultimodalModel(nn.Module):
         return sorted({end for end in ends if end is not None})
 
     def _prompt(self, prompt: str, with_image: bool) -> list[int]:
-        """Its ids, as many of them IMAGE_ID as the image has tokens."""
+        """Its token ids, as many of them IMAGE_ID as the image has tokens."""
         text = f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
-        ids: list[int] = encode(self.template, [Turn("user", text)], self.tokenizer).ids.tolist()
-        if ids.count(IMAGE_ID) != int(with_image):
-            found, expected = ids.count(IMAGE_ID), int(with_image)
+        input_ids: list[int] = encode(self.template, [Turn("user", text)], self.tokenizer).input_ids.tolist()
+        if input_ids.count(IMAGE_ID) != int(with_image):
+            found, expected = input_ids.count(IMAGE_ID), int(with_image)
             raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {text[:80]!r}")
-        return [one for i in ids for one in [i] * (self.connector.tokens if i == IMAGE_ID else 1)]
+        return [one for i in input_ids for one in [i] * (self.connector.tokens if i == IMAGE_ID else 1)]
 
-    def _batch(self, ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]) -> Batch:
+    def _batch(self, input_ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]) -> Batch:
         """Prompts of one length with their images."""
-        own = torch.tensor(ids, dtype=torch.long)
+        own = torch.tensor(input_ids, dtype=torch.long)
         shown = [image for image in images if image is not None]
         views = zip(*(self.vision.views(image) for image in shown), strict=True)
         return Batch(
             names=(),
-            ids=own,
-            labels=torch.full_like(own, IGNORED),
-            mask=torch.ones_like(own),
+            input_ids=own,
+            labels=torch.full_like(own, IGNORE_INDEX),
+            attention_mask=torch.ones_like(own),
             seeds=torch.tensor([content_seed(image) for image in shown], dtype=torch.long),
             views=tuple(torch.stack(part) for part in views),
         ).to(self.device)

@@ -18,24 +18,24 @@ from trainers.data.sampler import Schedule
 from trainers.errors import CrashedError, PreemptedError, TrainingError
 from trainers.job import Job
 from trainers.training import preemption
-from trainers.training.metrics_log import Outbox
-from trainers.training.train import OUTBOX, RESULT, Watch, fetch, run_stage
+from trainers.training.metrics_log import MetricsLog
+from trainers.training.train import METRICS_LOG, RESULT, StepCallback, fetch, run_stage
 
-_LOOK = 2.0  # seconds between looks at how far the processes are
+POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 
 
-def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -> Path:
+def launch(job: Job, folder: Path, processes: int, on_step: StepCallback | None = None) -> Path:
     """The committed result of a stage; see `run_stage`. Raises what the processes raised, and CrashedError where
     they ended without a word of ours."""
     if processes == 1:
-        return run_stage(job, folder, watch)
+        return run_stage(job, folder, on_step)
     result, log = folder / RESULT, folder / "train.log"
     fetch(job, folder)
     if committed(result):
         return result
     folder.mkdir(parents=True, exist_ok=True)
-    preemption.forget(folder)
-    steps = _steps(job) if watch else 0
+    preemption.clear(folder)
+    steps = _steps(job) if on_step else 0
     (folder / "job.json").write_text(job.model_dump_json(indent=1))
     command = [*_launcher(processes), "-m", "trainers", str(folder / "job.json"), str(folder)]
     environment = os.environ | {"MASTER_PORT": str(_free_port())}
@@ -44,19 +44,19 @@ def launch(job: Job, folder: Path, processes: int, watch: Watch | None = None) -
         child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
             while child.poll() is None:
-                if watch and (done := Outbox(folder / OUTBOX).read()):
-                    watch(done[-1].step, steps, done[-1].metrics["loss"])
-                if preemption.asked():
-                    preemption.ask(folder)
+                if on_step and (done := MetricsLog(folder / METRICS_LOG).read()):
+                    on_step(done[-1].step, steps, done[-1].metrics["loss"])
+                if preemption.requested():
+                    preemption.request(folder)
                 with suppress(subprocess.TimeoutExpired):
-                    child.wait(_LOOK)
+                    child.wait(POLL_SECONDS)
         except BaseException:
             child.send_signal(signal.SIGINT)  # SIGTERM would have them commit a checkpoint first
             child.wait()
             raise
     if committed(result):
         return result
-    if preemption.asked():
+    if preemption.requested():
         raise PreemptedError(f"training in {processes} processes stopped as asked")
     with log.open("rb") as output:
         output.seek(begin)

@@ -11,11 +11,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainers.utils.atomic import whole
+from trainers.utils.atomic import atomic_write
 
 
 @dataclass(frozen=True)
-class Line:
+class MetricsEntry:
     """Metrics of an optimizer step, counted from 1. time: seconds since 1970."""
 
     step: int
@@ -24,7 +24,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Outbox:
+class MetricsLog:
     """A file of JSON lines."""
 
     path: Path
@@ -32,15 +32,15 @@ class Outbox:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_json(Line(step, time.time(), metrics)))
+            file.write(_json(MetricsEntry(step, time.time(), metrics)))
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[MetricsEntry]:
         """Every whole line; one that a crash cut short is left out."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         read = []
         for line in lines:
             try:
-                read.append(Line(**json.loads(line)))
+                read.append(MetricsEntry(**json.loads(line)))
             except (ValueError, TypeError):
                 continue
         return read
@@ -49,9 +49,9 @@ class Outbox:
         """Forget what comes after a step: it will be done again."""
         if self.path.exists():
             kept = [line for line in self.read() if line.step <= step]
-            with whole(self.path) as fresh:
+            with atomic_write(self.path) as fresh:
                 fresh.write_text("".join(map(_json, kept)), encoding="utf-8")
 
 
-def _json(line: Line) -> str:
+def _json(line: MetricsEntry) -> str:
     return json.dumps(asdict(line)) + "\n"

@@ -31,17 +31,17 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def asked(folder: Path | None = None) -> bool:
+def requested(folder: Path | None = None) -> bool:
     """Whether this process is to stop, or whoever trains in this folder."""
     return _asked.is_set() or (folder is not None and (folder / _FILE).exists())
 
 
-def ask(folder: Path) -> None:
+def request(folder: Path) -> None:
     """Ask whoever trains in a folder."""
     (folder / _FILE).touch()
 
 
-def forget(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Begin anew in a folder where somebody was asked before."""
     (folder / _FILE).unlink(missing_ok=True)
 

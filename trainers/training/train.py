@@ -33,24 +33,24 @@ from trainers.data.collate import Batcher, load
 from trainers.data.feature_cache import FeatureCache
 from trainers.data.manifest import check, read_manifest
 from trainers.data.sampler import Schedule
-from trainers.data.templates import IGNORED
+from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import CandidateError, PreemptedError, TrainingError
 from trainers.job import Job
-from trainers.model.flops import Shape, peak_flops, training_flops
-from trainers.model.fsdp import load_optimizer_state, optimizer_state, read_optimizer, shard, whole
+from trainers.model.flops import ModelShape, peak_flops, training_flops
+from trainers.model.fsdp import full_tensor, load_optimizer_state, optimizer_state, read_optimizer, shard
 from trainers.model.loading import METRICS, MODEL, WEIGHTS, build_model, load_weights, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.training import preemption
-from trainers.training.metrics_log import Outbox
+from trainers.training.metrics_log import MetricsLog
 from trainers.utils.locks import Locks
 
-RESULT, OUTBOX = commit.RESULT, "outbox.jsonl"
+RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _OPTIMIZER, _STATE = "optimizer.pt", "state.json"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
 _REPORT_EVERY = 10  # steps between lines about speed
 _CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
 
-Watch = Callable[[int, int, float], None]  # step, of how many, loss
+StepCallback = Callable[[int, int, float], None]  # step, of how many, loss
 
 
 @dataclass
@@ -77,7 +77,7 @@ class _State(BaseModel):
             raise TrainingError(f"{folder}: {_STATE} cannot be used: {error}") from error
 
 
-def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
+def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None) -> Path:
     """Train a stage in its folder, from wherever it was left. Returns the folder of its committed result.
 
     Waits for whoever else on this machine trains it already, such as processes that outlived their parent. Raises
@@ -97,8 +97,8 @@ def run_stage(job: Job, folder: Path, watch: Watch | None = None) -> Path:
         if not commit.committed(result):  # by those that were waited for
             run = _Run(job, folder, accelerator, store)
             run.resume()
-            run.rehearse()
-            run.train(watch)
+            run.preflight()
+            run.train(on_step)
             run.finish(result)
     return result
 
@@ -113,7 +113,7 @@ def _fetch(job: Job, folder: Path, store: Store) -> None:
     """The stage's result; else its last checkpoint, and the result that it starts from."""
     if not commit.committed(folder / RESULT) and not store.pull(folder / RESULT):
         store.pull_latest(folder)
-        if job.start is not None and not (job.start / commit.MARK).exists():
+        if job.start is not None and not (job.start / commit.MANIFEST).exists():
             store.result(job.start.parent)
 
 
@@ -124,7 +124,7 @@ class _Run:
         self.job, self.stage, self.folder, self.accelerator, self.store = job, job.stage, folder, accelerator, store
         model = build_model(job.parts, accelerator.device)
         if job.start is not None:
-            self._on_every_node(job.start)
+            self._broadcast_folder(job.start)
         inherited = restore(model, job.start) if job.start is not None else {}
         groups, trained = model.tune(self.stage.train, job.seed), model.trainable()
         self.inherited = {name: weight for name, weight in inherited.items() if name not in trained}
@@ -132,12 +132,12 @@ class _Run:
         if self.stage.gradient_checkpointing:
             with without_future_warnings():
                 model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.bare: MultimodalModel = model.train()
-        self.bare.vision.eval()
+        self.unwrapped: MultimodalModel = model.train()
+        self.unwrapped.vision.eval()
         self.batcher = self._batcher(model)
         self.schedule = Schedule(self.batcher.manifest.lengths, self.stage.batch, job.seed, self.stage.epochs)
         words = round(self.batcher.manifest.lengths.mean() / _CHARACTERS)
-        self.flops = training_flops(Shape.of(model), self.stage, words)
+        self.flops = training_flops(ModelShape.of(model), self.stage, words)
         self.sharded = self.stage.shard and accelerator.num_processes > 1
         if self.sharded:
             groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
@@ -145,7 +145,7 @@ class _Run:
         self.model = model if self.sharded else accelerator.prepare(model)
         self.optimizer = accelerator.prepare(optimizer)
         self.progress = Progress()
-        self.outbox = Outbox(folder / OUTBOX)
+        self.metrics_log = MetricsLog(folder / METRICS_LOG)
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
@@ -168,7 +168,7 @@ class _Run:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def rehearse(self) -> None:
+    def preflight(self) -> None:
         """The batch that needs most memory first, so that what will not fit fails now."""
         manifest, characters = self.batcher.manifest, _CHARACTERS * self.batcher.image_tokens
         images = np.array([manifest.has_image(sample) for sample in range(len(manifest))])
@@ -177,7 +177,7 @@ class _Run:
             self._backward(self.batcher.batch(longest.tolist()), 1)
         self.optimizer.zero_grad()
 
-    def train(self, watch: Watch | None) -> None:
+    def train(self, on_step: StepCallback | None) -> None:
         accelerator, steps = self.accelerator, self.schedule.steps
         rank, world, micro = accelerator.process_index, accelerator.num_processes, self.stage.micro_batch
         plans = [self.schedule.micro_batches(step, rank, world, micro) for step in range(self.progress.step, steps)]
@@ -188,8 +188,8 @@ class _Run:
             waited = time.perf_counter() - began
             loss, tokens, norm, stopping = self._step(mine)
             self._count(began, waited, loss, tokens, norm)
-            if watch:
-                watch(self.progress.step, steps, self.progress.loss)
+            if on_step:
+                on_step(self.progress.step, steps, self.progress.loss)
             every = self.stage.checkpoint_every
             if stopping or (every and self.progress.step % every == 0):
                 self.save()
@@ -201,8 +201,8 @@ class _Run:
         """One optimizer step. Returns the mean loss per supervised token, their number, and the gradient's norm; and
         whether a process has been asked to stop, on which all of them agree."""
         step, accelerator = self.progress.step, self.accelerator
-        supervised = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in batches)
-        asked = int(preemption.asked(self.folder))
+        supervised = sum(int((batch.labels[:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
+        asked = int(preemption.requested(self.folder))
         tokens, stopping = accelerator.reduce(
             torch.tensor([supervised, asked], device=accelerator.device), "sum"
         ).tolist()
@@ -214,7 +214,7 @@ class _Run:
                     total += self._backward(batch, tokens)
         loss = float(accelerator.reduce(total, "sum")) / max(tokens, 1)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        norm = float(whole(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf)))
+        norm = float(full_tensor(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             names = [self.batcher.manifest.name(int(i)) for i in self.schedule.global_batch(step)]
             raise CandidateError(
@@ -256,8 +256,9 @@ class _Run:
             # processes' gradients are averaged, where they should be summed
             self.accelerator.backward(loss * (self.accelerator.num_processes / max(tokens, 1)))
         except torch.OutOfMemoryError as error:
+            samples, positions = batch.input_ids.shape
             raise CandidateError(
-                f"out of memory on a micro-batch of {batch.ids.shape[0]} samples x {batch.ids.shape[1]} positions: "
+                f"out of memory on a micro-batch of {samples} samples x {positions} positions: "
                 f"lower micro_batch (the batch stays {self.stage.batch}), or set gradient_checkpointing: true"
             ) from error
         detached: torch.Tensor = loss.detach()
@@ -284,18 +285,18 @@ class _Run:
             }
             if self.peak:
                 metrics["mfu"] = flops / (self.peak * self.accelerator.num_processes)
-        self.outbox.write(progress.step, metrics)
+        self.metrics_log.write(progress.step, metrics)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Commit a checkpoint of this step."""
         self.accelerator.wait_for_everyone()
-        weights, inner = _gathered(self.bare.trainable()), self.optimizer.optimizer
+        weights, inner = _gathered(self.unwrapped.trainable()), self.optimizer.optimizer
         optimizer = optimizer_state(self.model, inner) if self.sharded else inner.state_dict()
         if self.accelerator.is_main_process:
             target = commit.step_folder(self.folder, self.progress.step)
-            with commit.committing(target) as folder:
+            with commit.commit_folder(target) as folder:
                 save_file(weights, folder / WEIGHTS)
                 torch.save(optimizer, folder / _OPTIMIZER)
                 state = {"job": self.job.digest, "progress": vars(self.progress), "labels": self.job.labels}
@@ -310,14 +311,16 @@ class _Run:
         found = [commit.latest(self.folder)] if self.accelerator.is_main_process else [None]
         folder = broadcast_object_list(found)[0]
         if folder is not None:
-            self._on_every_node(folder)
+            self._broadcast_folder(folder)
             self._load(folder)
         if self.accelerator.is_main_process:
-            if folder is not None and (folder / OUTBOX).exists():  # where it was taken up before, or where it was not
-                shutil.copyfile(folder / OUTBOX, self.outbox.path)
-            self.outbox.cut(self.progress.step)
+            if (
+                folder is not None and (folder / METRICS_LOG).exists()
+            ):  # where it was taken up before, or where it was not
+                shutil.copyfile(folder / METRICS_LOG, self.metrics_log.path)
+            self.metrics_log.cut(self.progress.step)
 
-    def _on_every_node(self, folder: Path) -> None:
+    def _broadcast_folder(self, folder: Path) -> None:
         """Through the store, where nodes have folders of their own."""
         accelerator = self.accelerator
         if accelerator.num_processes == int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)):
@@ -332,8 +335,8 @@ class _Run:
 
     def _keep_metrics(self, folder: Path) -> None:
         """With a checkpoint goes what was measured until then."""
-        if self.outbox.path.exists():
-            shutil.copyfile(self.outbox.path, folder / OUTBOX)
+        if self.metrics_log.path.exists():
+            shutil.copyfile(self.metrics_log.path, folder / METRICS_LOG)
 
     def _load(self, folder: Path) -> None:
         state = _State.read(folder)
@@ -342,7 +345,7 @@ class _Run:
         if not 0 <= state.progress.step <= self.schedule.steps:
             raise TrainingError(f"{folder}: {_STATE}: step {state.progress.step} of {self.schedule.steps}")
         optimizer = read_optimizer(folder / _OPTIMIZER, self.optimizer)
-        self.bare.load_trainable(load_weights(folder, set(self.bare.trainable())), folder)
+        self.unwrapped.load_trainable(load_weights(folder, set(self.unwrapped.trainable())), folder)
         if self.sharded:
             load_optimizer_state(self.model, self.optimizer.optimizer, optimizer)
         else:
@@ -352,9 +355,9 @@ class _Run:
     def finish(self, result: Path) -> None:
         """Commit the result; its checkpoints are not needed any more."""
         self.accelerator.wait_for_everyone()
-        weights = _gathered(self.inherited | self.bare.trainable())
+        weights = _gathered(self.inherited | self.unwrapped.trainable())
         if self.accelerator.is_main_process:
-            with commit.committing(result) as folder:
+            with commit.commit_folder(result) as folder:
                 save_file(weights, folder / WEIGHTS)
                 about = {
                     "parts": self.job.parts.model_dump(mode="json"),
@@ -374,7 +377,7 @@ class _Run:
 
 def _gathered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Whole, on the CPU. All processes must ask together."""
-    return {name: whole(weight.detach()).cpu().contiguous() for name, weight in weights.items()}
+    return {name: full_tensor(weight.detach()).cpu().contiguous() for name, weight in weights.items()}
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

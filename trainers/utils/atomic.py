@@ -15,10 +15,10 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file to be written, which becomes `path` when the block ends well, and goes away when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, path.name)
+    remove_stale(path.parent, path.name)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = _locked(fresh)
     try:
@@ -30,7 +30,7 @@ def whole(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def sweep(folder: Path, name: str = "*") -> None:
+def remove_stale(folder: Path, name: str = "*") -> None:
     """Remove what dead processes left of files of this name, or of all in a folder."""
     for half in folder.glob(f".{name}.*[0-9]"):
         with suppress(OSError):  # it has just become whole, or is a folder

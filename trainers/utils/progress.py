@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Say = Callable[[str], None]  # what is going on, for a person who waits
+Reporter = Callable[[str], None]  # what is going on, for a person who waits

@@ -64,7 +64,7 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"key {where!r} is missing"
     if problem["type"] == "value_error":  # our own checks say what was given
         return f"{where}: {problem['ctx']['error']}" if problem["loc"] else str(problem["ctx"]["error"])
-    return f"{where}: {problem['msg']}, got {shown(problem['input'])}"
+    return f"{where}: {problem['msg']}, got {abbreviate(problem['input'])}"
 
 
 def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -83,6 +83,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
-def shown(value: object) -> str:
+def abbreviate(value: object) -> str:
     """A value for a message: what is long or nested is cut before it is written out, since YAML can nest billions."""
     return f"{reprlib.repr(value):.80}"

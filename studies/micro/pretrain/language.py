@@ -26,7 +26,7 @@ from studies.micro.pretrain.recipes import PROBE_SPLIT, SPLIT, WORLD_SEED, Langu
 from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.pretrain.vit import from_seed, store
 from studies.micro.world.seeded_rng import Dice
-from trainers.data.templates import IGNORED, IMAGE_ID
+from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
 
 KINDS_OF_TEXT = (
     "answers and captions after a grid of cells, the words for what is in each added up to one token; first of scenes "
@@ -102,17 +102,17 @@ class Texts:
         """As the template "plain" has it."""
         told = self._encode(world.captions(scene))
         begin = [*self._encode("<s>"), *_CELLS]
-        return Sequence(begin + told, [IGNORED] * len(begin) + told, words)
+        return Sequence(begin + told, [IGNORE_INDEX] * len(begin) + told, words)
 
     def conversation(self, scene: world.Scene, asked: list[world.Question], words: Tensor) -> Sequence:
         """As the template "chat" has it."""
         ids = [*self._encode("<s> user:"), *_CELLS]
-        labels = [IGNORED] * len(ids)
+        labels = [IGNORE_INDEX] * len(ids)
         for place, question in enumerate(asked):
             given = self._encode(f"{'user: ' if place else ''}{question.question} assistant:")
             answer = self._encode(f"{question.answer} </s>")
             ids += given + answer
-            labels += [IGNORED] * len(given) + answer
+            labels += [IGNORE_INDEX] * len(given) + answer
         return Sequence(ids, labels, words)
 
     def _encode(self, text: str) -> list[int]:
@@ -155,7 +155,7 @@ def predict(model: Any, chosen: list[Sequence], noise: torch.Generator | None = 
     """Logits (B, T - 1, V) and targets (B, T - 1), IGNORED where nothing is to be said or there is padding."""
     longest = max(len(sequence.ids) for sequence in chosen)
     ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORED)
+    labels = torch.full_like(ids, IGNORE_INDEX)
     for row, sequence in enumerate(chosen):
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         labels[row, : len(sequence.ids)] = torch.tensor(sequence.labels)
@@ -177,7 +177,7 @@ def train_llm(recipe: LanguageRecipe, folder: Path, report: Callable[[str], None
 
     def loss(step: int) -> Tensor:
         logits, targets = predict(model, next(stream), seeded(recipe.seed, step))
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
 
     schedule = Schedule(recipe.steps, recipe.lr, recipe.warmup, recipe.weight_decay, recipe.adam)
     last = optimise(model, loss, schedule, report=report)
@@ -201,7 +201,7 @@ def answering(folder: Path, scenes: int, split: str = PROBE_SPLIT) -> dict[str, 
         scene = world.scene(WORLD_SEED, split, number)
         for question in world.questions(scene):
             logits, targets = predict(model, [texts.conversation(scene, [question], texts.words(scene))])
-            good = bool((logits.argmax(dim=-1) == targets)[targets != IGNORED].all())
+            good = bool((logits.argmax(dim=-1) == targets)[targets != IGNORE_INDEX].all())
             right["all"].append(good)
             right.setdefault(question.kind, []).append(good)
     return {kind: sum(goods) / len(goods) for kind, goods in right.items() if goods}

@@ -24,14 +24,14 @@ def train(task: tuple[int, int], work: Path) -> list[Row]:
     """Score, finetune and evaluate a candidate, (seed, candidate), on one core."""
     import torch
 
-    from acsearch.runners.training import Pipeline
+    from acsearch.runners.training import TrainingRunner
 
     torch.set_num_threads(1)
     seed, candidate = task
     config = load_study(STUDY)
     assert config.file.training is not None
     recipe = config.file.training.model_copy(update={"seed": seed})
-    pipeline = Pipeline(replace(config, file=config.file.model_copy(update={"training": recipe})), work)
+    pipeline = TrainingRunner(replace(config, file=config.file.model_copy(update={"training": recipe})), work)
     scores = pipeline.score(candidate, _quietly)
     found = pipeline.finetune(candidate, candidate, None, _quietly)
     return [

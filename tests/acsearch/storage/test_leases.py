@@ -1,0 +1,237 @@
+"""Leases in SQLite and in a real PostgreSQL server: one owner at a time, on any machine, through kills and silences."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy
+
+from acsearch.storage.home import Home
+from acsearch.storage.leases import LeaseLostError, Leases
+from acsearch.study.study import Study
+from support import ROOT, network, postgres, racing_controller
+from support.fork_server import Forks
+
+HOLD = """
+import sys, time, sqlalchemy
+from acsearch.storage.leases import Leases
+url, term = sys.argv[1], float(sys.argv[2])
+with Leases(sqlalchemy.create_engine(url), "study", term).claim("trial-0") as ours:
+    print(ours, flush=True)
+    time.sleep(3600 if ours else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgres.server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'leases.db'}"
+    return postgres.database(request.getfixturevalue("server"), "leases")
+
+
+def leases(url: str, term: float = 60.0) -> Leases:
+    return Leases(sqlalchemy.create_engine(url), "study", term)
+
+
+def holder(url: str, term: float) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", HOLD, url, str(term)], stdout=subprocess.PIPE, text=True)
+
+
+def says(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_one_of_many_gets_it(url: str) -> None:
+    leases(url)
+    processes = [holder(url, 60) for _ in range(4)]
+    assert sorted(map(says, processes)) == ["False", "False", "False", "True"]
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_it_is_free_when_it_is_given_back_and_when_it_lapses(url: str) -> None:
+    one, other = leases(url, term=5.0), leases(url, term=5.0)
+    with one.claim("a") as first, other.claim("a") as second:
+        assert (first, second) == (True, False)
+        assert one.held("a")
+        assert str(os.getpid()) in str(other.holder("a"))
+    assert not one.held("a")
+    with other.exclusive("a"), one.claim("b") as free:  # others are not touched
+        assert free
+    process = holder(url, 5)
+    assert says(process) == "True"
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    with one.exclusive("trial-0"):
+        assert time.monotonic() - began > 0.5
+
+
+def test_who_lives_keeps_it(url: str) -> None:
+    one, other = leases(url, term=1.0), leases(url, term=1.0)
+    with one.claim("a"):
+        for _ in range(15):
+            time.sleep(0.2)
+            assert other.held("a")
+        one.confirm()
+
+
+def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
+    """As in a split of the network: the first job is alive, unheard of, and then back."""
+    one, other = leases(url, term=1.0), leases(url, term=1.0)
+    one._keep = lambda: None  # type: ignore[method-assign]  # its renewals do not arrive
+    with one.claim("trial-0") as ours:
+        assert ours
+        one.confirm()
+        time.sleep(1.2)
+        with other.claim("trial-0") as taken:
+            assert taken
+            with pytest.raises(LeaseLostError, match=rf"trial-0 was taken over by .*process {os.getpid()}.* while we"):
+                one.confirm()
+            with pytest.raises(LeaseLostError):
+                one.confirm(ask=False)
+        other.confirm()
+
+
+def test_after_the_network_was_away_from_all_owners_come_first(server: str) -> None:
+    """For longer than leases last; the database was never down."""
+    address = sqlalchemy.make_url(postgres.database(server, "network"))
+    assert address.port
+    with network.network(address.port) as between:
+        url = str(address.set(port=between.port))
+        one, other = leases(url, term=4.0), leases(url, term=4.0)
+        with one.claim("trial-0") as ours:
+            assert ours
+            between.cut()
+            time.sleep(6)
+            between.mend()
+            with other.claim("trial-0") as taken:
+                assert not taken
+            one.confirm()
+            assert other.held("trial-0")
+        with other.claim("trial-0") as taken:
+            assert taken
+
+
+# -- a study in PostgreSQL ---------------------------------------------------------------------------------------------
+
+
+def controller(forked: Forks, url: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | forked.environment | {"ACSEARCH_HOME": str(home), "ACSEARCH_LEASE_SECONDS": "3"}
+    command = forked.command("study", *arguments, "--storage", url)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    return out
+
+
+def test_a_study_goes_on_where_another_machine_died(forked: Forks, server: str, tmp_path: Path) -> None:
+    """Two homes are two machines: they share the database and nothing else. It ends as one that nobody disturbed."""
+    url = postgres.database(server, "studies")
+    killed = controller(forked, url, tmp_path / "one", "start", "law_v1", "--budget", "4")
+    storage = Home(storage=url).open_storage(create=True)
+    while not any(
+        trial.state.name == "COMPLETE" for study in storage.get_all_studies() for trial in _trials(storage, study)
+    ):
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    finish(controller(forked, url, tmp_path / "two", "resume", "law_v1"))
+    finish(controller(forked, url, tmp_path / "two", "start", "law_v1", "--name", "undisturbed", "--budget", "4"))
+    names = ("law_v1", "undisturbed")
+    shown = [json.loads(finish(controller(forked, url, tmp_path / "two", "show", name, "--json"))) for name in names]
+    assert shown[0]["candidates"] == shown[1]["candidates"]
+    ranked = [[(f["representation"], f["scores"]) for f in one["finetunes"]] for one in shown]
+    assert ranked[0] == ranked[1]
+    assert len(ranked[0]) == 4
+
+
+def _trials(storage: optuna.storages.RDBStorage, study: object) -> list[optuna.trial.FrozenTrial]:
+    return storage.get_all_trials(study._study_id, deepcopy=False)  # type: ignore[attr-defined]
+
+
+def test_two_machines_at_once_keep_the_budget(forked: Forks, server: str, tmp_path: Path) -> None:
+    url = postgres.database(server, "shared")
+    first = controller(forked, url, tmp_path / "one", "start", "law_v1", "--budget", "5", "--resume")
+    second = controller(forked, url, tmp_path / "two", "start", "law_v1", "--budget", "5", "--resume")
+    finish(first)
+    finish(second)
+    place = Home(storage=url)
+    found = Study.open(place.open_storage(create=False), place.claims("law_v1"), "law_v1").snapshot()
+    assert [record.state for record in found.finetunes] == ["complete"] * 5
+    assert len({record.candidate for record in found.finetunes}) == 5
+
+
+def test_who_steals_does_not_wait(forked: Forks, server: str, tmp_path: Path) -> None:
+    """The other one lives, and its lease is good for minutes. It finds its finetune done by somebody else."""
+    url, log = postgres.database(server, "stolen"), tmp_path / "log"
+    environment = os.environ | {"ACSEARCH_HOME": str(tmp_path / "one"), "ACSEARCH_STORAGE": url}
+    slow = [sys.executable, str(ROOT / "tests/support/slow_controller.py"), "law_v1", "2", "20", str(log)]
+    with subprocess.Popen(slow, env=environment | {"ACSEARCH_LEASE_SECONDS": "600"}) as first:
+        while not log.exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        said = finish(controller(forked, url, tmp_path / "two", "resume", "law_v1", "--steal"))
+        assert first.poll() is None
+        shown = json.loads(finish(controller(forked, url, tmp_path / "two", "status", "law_v1", "--json")))
+        assert [one["state"] for one in shown["finetunes"]] == ["complete"] * 2
+        assert [one["outcome"] for one in shown["finetunes"][0]["attempts"]] == [None, "done"], said
+        assert first.wait(timeout=120) == 0
+    assert [line.split()[:2] for line in log.read_text().splitlines()] == [["begin", "0"], ["end", "0"]]
+    after = json.loads(finish(controller(forked, url, tmp_path / "two", "status", "law_v1", "--json")))
+    assert after == shown
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_controllers_race(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    """Never one finetune too many, and none twice. $ACSEARCH_RACES says how often; ten times, if it does not."""
+    rounds = int(os.environ.get("ACSEARCH_RACES", "10"))
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    if kind == "postgresql":
+        url = postgres.database(request.getfixturevalue("server"), "races")
+    (tmp_path / "start").mkdir()
+    command = [
+        sys.executable,
+        str(ROOT / "tests/support/racing_controller.py"),
+        url,
+        str(rounds),
+        str(tmp_path / "start"),
+    ]
+    racers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in racers:
+        _, error = one.communicate(timeout=60 + 20 * rounds)
+        assert one.returncode == 0, error
+    place, workers = Home(storage=url), set()
+    storage = place.open_storage(create=False)
+    for number in range(rounds):
+        study = Study.open(storage, place.claims(f"race-{number}"), f"race-{number}")
+        trials = study._study.get_trials(deepcopy=False)
+        begun = [trial for trial in trials if study.attempts(f"trial-{trial.number}")]
+        assert len(begun) == racing_controller.BUDGET
+        assert all(trial.state.name == "COMPLETE" for trial in begun)
+        assert len({trial.params["candidate"] for trial in begun}) == racing_controller.BUDGET
+        assert all(len(study.attempts(f"trial-{trial.number}")) == 1 for trial in begun)
+        workers |= {attempt.who for trial in begun for attempt in study.attempts(f"trial-{trial.number}")}
+    assert len(workers) == 2  # else nobody raced

@@ -1,0 +1,52 @@
+"""A controller as a process of its own: starts or resumes a study of law_v1 whose finetunes take a while.
+
+    python tests/support/slow_controller.py STUDY BUDGET SECONDS LOG      with $ACSEARCH_HOME set
+
+Writes a line to LOG as each finetune begins and another as it ends, so that a test can count them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from acsearch.config.study_file import load_study
+from acsearch.runners.base import Observation
+from acsearch.runners.recorded import RecordedRunner
+from acsearch.storage.home import Home
+from acsearch.study.study import Study
+from trainers.utils.progress import Reporter
+
+
+def main(name: str, budget: int, seconds: float, log: Path) -> None:
+    def say(what: str, trial: int, candidate: int) -> None:
+        with log.open("a") as file:
+            file.write(f"{what} {trial} {candidate} {os.getpid()}\n")
+
+    look_up = RecordedRunner.finetune
+
+    def slowly(self: RecordedRunner, candidate: int, trial: int, run: str | None, say_to: Reporter) -> Observation:
+        say("begin", trial, candidate)
+        time.sleep(seconds)
+        observation = look_up(self, candidate, trial, run, say_to)
+        say("end", trial, candidate)
+        return observation
+
+    RecordedRunner.finetune = slowly  # type: ignore[method-assign]
+    config, home = load_study("law_v1"), Home()
+    storage, locks = home.open_storage(create=True), home.claims(name)
+    study = Study.start(
+        storage,
+        locks,
+        name=name,
+        config=config,
+        budget=budget,
+        resume=True,
+    )
+    study.run(RecordedRunner(config.table), lambda event: None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))
