@@ -214,7 +214,7 @@ def test_a_job_that_is_started_twice_finetunes_once(
     log, script = tmp_path / "log", tmp_path / "job.sh"
     with slurm.cluster("gamma", munge) as gamma:
         site = Site(gamma, tmp_path / "home", services)
-        work = [sys.executable, str(ROOT / "tests" / "controller.py"), disturb.__name__, "2", "12", str(log)]
+        work = [sys.executable, str(ROOT / "tests/support/slow_controller.py"), disturb.__name__, "2", "12", str(log)]
         script.write_text(f"#!/bin/sh\nexec {shlex.join(work)}\n")
         sbatch = ["sbatch", "--parsable", "--requeue", "--begin=now+2", f"--output={tmp_path}/out", str(script)]
         done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
