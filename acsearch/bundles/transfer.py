@@ -37,12 +37,11 @@ from acsearch.config.study_file import Source, load_source, load_study
 from acsearch.errors import BundleError
 from acsearch.law.prior import Prior
 from acsearch.policies.sampler import PARAMETER
-from acsearch.runners.registry import make_runner
+from acsearch.runners.registry import make_artifacts
 from acsearch.storage.home import Home
 from acsearch.study.checks import check_name
 from acsearch.study.identity import FORMAT, digest
-from acsearch.study.stored import ABOUT, ATTEMPTS, CHECKPOINT, JOB, RUNS, TRIAL
-from acsearch.study.study import Study
+from acsearch.study.stored import ABOUT, ATTEMPTS, CHECKPOINT, JOB, RUNS, TRIAL, StoredStudy
 from acsearch.tables.table import Table
 from trainers.errors import AcsearchError
 
@@ -71,17 +70,17 @@ def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False
     """Write a study into a new file. Raises StudyError, BundleError, and TrainingError for a broken checkpoint."""
     check_name(name)
     storage, locks = home.open_storage(create=False), home.claims(name)
-    study = Study.open(storage, locks, name)
+    study = StoredStudy.open(storage, locks, name)
     table = study.snapshot().table  # raises if what it searches has changed
     with locks.exclusive("ask"):  # no trial is half asked for
         half = read_export(storage, name)
         working = tuple(t.number for t in half.trials if t.state == "RUNNING" and locks.held(f"{TRIAL}{t.number}"))
     members: dict[str, bytes | Path] = {STUDY: half.model_dump_json(indent=1).encode()}
-    finetunes, work = make_runner(study.source, home.work, home.store), home.work.absolute()
+    artifacts, work = make_artifacts(study.source, home.work, home.store), home.work.absolute()
     finetuned = {trial.candidate for trial in half.trials if trial.candidate is not None}
     for candidate in range(len(table.representations)):
-        finetunes.fetch(candidate, finetuned=candidate in finetuned, checkpoints=checkpoints)
-    files = workfiles.belonging(finetunes, len(table.representations), finetuned, checkpoints=checkpoints)
+        artifacts.fetch(candidate, finetuned=candidate in finetuned, checkpoints=checkpoints)
+    files = workfiles.belonging(artifacts, len(table.representations), finetuned, checkpoints=checkpoints)
     pack(file, name, socket.gethostname(), members | {workfiles.member(path, work): path for path in files})
     return Exported(half, len(files), working)
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from acsearch.bundles.reader import Archive
 from acsearch.bundles.writer import Entry
 from acsearch.errors import BundleError
-from acsearch.runners.base import Runner
+from acsearch.runners.base import Artifacts
 from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, latest, verify
 from trainers.utils.locks import Locks
 
@@ -26,14 +26,14 @@ _ROOT = "work"
 _RESULT, _OUTBOX = "result", "outbox.jsonl"  # as `trainers.training.train` names them, which imports torch
 
 
-def belonging(finetunes: Runner, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
+def belonging(artifacts: Artifacts, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
     """Files of a study's candidates that are there. pool: how many candidates.  finetuned: those with a trial.
 
     Raises TrainingError for a result that is not whole.
     """
     found: set[Path] = set()
     for candidate in range(pool):
-        for path in finetunes.work(candidate, finetuned=candidate in finetuned):
+        for path in artifacts.files(candidate, finetuned=candidate in finetuned):
             found |= set(_stage(path, checkpoints)) if path.is_dir() else {path} if path.exists() else set()
     return sorted(found)
 

@@ -15,9 +15,21 @@ from rich.table import Table as Grid
 
 from acsearch.redaction import redact
 from acsearch.reporting.report import caveats, headline, interval, ranking
-from acsearch.study.events import Event, EventCallback
+from acsearch.study.events import (
+    Doing,
+    Event,
+    EventCallback,
+    Failed,
+    Finetuned,
+    Proposed,
+    Resumed,
+    Scored,
+    Scoring,
+    Submitted,
+    Waiting,
+)
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
-from acsearch.study.study import Study
+from acsearch.study.stored import StoredStudy
 from acsearch.tables.table import Table
 
 if TYPE_CHECKING:
@@ -127,7 +139,7 @@ def waiting(what: str) -> Status:
 
 
 @contextmanager
-def progress(study: Study) -> Iterator[EventCallback]:
+def progress(study: StoredStudy) -> Iterator[EventCallback]:
     """Says what a running study does, line by line, with a spinner in between."""
     before = study.snapshot()
     _console.print(
@@ -140,44 +152,48 @@ def progress(study: Study) -> Iterator[EventCallback]:
     doing, scored = "", int(np.isfinite(before.table.alignment[:, 0]).sum())
     with waiting("starting") as spinner:
 
-        def watch(event: Event) -> None:
+        def show(event: Event) -> None:
             nonlocal doing, scored
             name = escape(event.representation)
-            if event.kind == "doing":
-                spinner.update(f"{doing}: {escape(event.text)}")
-            elif event.kind == "scoring":
-                doing = f"scoring {name}"
-                spinner.update(doing)
-            elif event.kind == "scored":
-                scored += 1
-                _print_scored(study.snapshot().table, event.trial, scored)
-                spinner.update("choosing the first candidate")
-            elif event.kind == "waiting":
-                _console.print(f"  [dim]finetune {event.trial + 1}, {name}, is worked on by {escape(event.text)}[/]")
-                spinner.update("waiting for others")
-            elif event.kind == "failed":
-                _console.print(f"  finetune {event.trial + 1}  [bold]{name}[/]  [red]failed[/]: {escape(event.text)}")
-            elif event.kind == "submitted":
-                spinner.update(f"{name} submitted: {escape(event.text)}")
-            elif event.kind == "finetuned" and event.step is not None:
-                spinner.update("writing the record")
-                snapshot = study.snapshot()
-                mine = next(record for record in snapshot.finetunes if record.trial == event.trial)
-                advice = event.step.recommendation
-                likely = int(advice.order[0])
-                value = float(snapshot.display(event.step.posterior.objective(snapshot.weights)[0])[mine.candidate])
-                _console.print(
-                    f"  finetune {event.trial + 1}  [bold]{name}[/]  {value:.2f}   "
-                    f"[dim]probably best: {escape(snapshot.table.representations[likely])}, "
-                    f"P = {advice.p_best[likely]:.2f}[/]"
-                )
-                spinner.update("choosing the next candidate")
-            elif event.kind in ("proposed", "resumed"):
-                again = ", again after an interruption" if event.kind == "resumed" else ""
-                doing = f"finetune {event.trial + 1}, {name}{again}"
-                spinner.update(doing)
+            match event:
+                case Doing(text=text):
+                    spinner.update(f"{doing}: {escape(text)}")
+                case Scoring():
+                    doing = f"scoring {name}"
+                    spinner.update(doing)
+                case Scored(candidate=row):
+                    scored += 1
+                    _print_scored(study.table, row, scored)
+                    spinner.update("choosing the first candidate")
+                case Waiting(trial=trial, owner=owner):
+                    _console.print(f"  [dim]finetune {trial + 1}, {name}, is worked on by {escape(owner)}[/]")
+                    spinner.update("waiting for others")
+                case Failed(trial=trial, reason=reason):
+                    _console.print(f"  finetune {trial + 1}  [bold]{name}[/]  [red]failed[/]: {escape(reason)}")
+                case Submitted(job=job):
+                    spinner.update(f"{name} submitted: {escape(job)}")
+                case Finetuned():
+                    spinner.update("writing the record")
+                    _print_finetuned(study.snapshot(), event)
+                    spinner.update("choosing the next candidate")
+                case Proposed(trial=trial):
+                    doing = f"finetune {trial + 1}, {name}"
+                    spinner.update(doing)
+                case Resumed(trial=trial):
+                    doing = f"finetune {trial + 1}, {name}, again after an interruption"
+                    spinner.update(doing)
 
-        yield watch
+        yield show
+
+
+def _print_finetuned(snapshot: Snapshot, event: Finetuned) -> None:
+    advice = event.step.recommendation
+    likely = int(advice.order[0])
+    value = float(snapshot.display(event.step.posterior.objective(snapshot.weights)[0])[event.candidate])
+    _console.print(
+        f"  finetune {event.trial + 1}  [bold]{escape(event.representation)}[/]  {value:.2f}   "
+        f"[dim]probably best: {escape(snapshot.table.representations[likely])}, P = {advice.p_best[likely]:.2f}[/]"
+    )
 
 
 def _print_scored(table: Table, row: int, done: int) -> None:
@@ -276,7 +292,7 @@ def summary(snapshot: Snapshot) -> None:
         _console.print(f"  [dim]{escape(line)}[/]")
 
 
-def where(home: Home, study: Study, missing: str | None) -> None:
+def where(home: Home, study: StoredStudy, missing: str | None) -> None:
     """Where to look further. missing: why the MLflow record is not up to date."""
     _console.print(f"\n  report   acsearch study report {study.name}")
     if missing is not None:

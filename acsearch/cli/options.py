@@ -11,7 +11,7 @@ import typer
 from acsearch.storage.home import Home
 
 if TYPE_CHECKING:
-    from acsearch.study.study import Study
+    from acsearch.study.stored import StoredStudy
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A study's name; see acsearch study list.")]
@@ -21,17 +21,17 @@ EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Where wor
 Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at a time; with --engine slurm, jobs at a time.")]
 
 
-def open_study(home: Home, name: str) -> Study:
+def open_study(home: Home, name: str) -> StoredStudy:
     """A study by its name.
 
     Raises:
         StudyError: there is none of this name, or its storage cannot be used.
     """
     from acsearch.study.checks import check_name
-    from acsearch.study.study import Study
+    from acsearch.study.stored import StoredStudy
 
     check_name(name)
-    return Study.open(home.open_storage(create=False), home.claims(name), name)
+    return StoredStudy.open(home.open_storage(create=False), home.claims(name), name)
 
 
 def print_json(data: Any) -> None:

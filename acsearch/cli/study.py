@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acsearch.cli.options import Json, print_json
+from acsearch.cli.options import EngineOption, Json, NameArgument, Parallel, Storage, Tracking, open_study, print_json
 from acsearch.errors import StudyError
 from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
@@ -17,10 +16,7 @@ from trainers.errors import AcsearchError, ConfigError
 
 if TYPE_CHECKING:
     from acsearch.config.study_file import StudyConfig
-    from acsearch.runners.base import Runner
-    from acsearch.study.events import Event, EventCallback
-    from acsearch.study.study import Study
-from acsearch.cli.options import EngineOption, NameArgument, Parallel, Storage, Tracking, open_study
+    from acsearch.study.stored import StoredStudy
 
 app = typer.Typer(help="Search with a budget: start, resume and look at studies.", no_args_is_help=True)
 
@@ -48,8 +44,8 @@ def start(
     from acsearch.cli import console
     from acsearch.config.study_file import load_study, update
     from acsearch.study.checks import check_free, check_start
+    from acsearch.study.start import start_study
     from acsearch.study.stored import exists
-    from acsearch.study.study import Study
 
     config = load_study(study)
     file = update(config.file, name=name, objective=objective, policy=policy, seed=seed)
@@ -59,15 +55,15 @@ def start(
         _print_plan(config, budget)
         return
     home = Home(storage, tracking)
-    database, locks = home.open_storage(create=True), home.claims(file.name)
+    database, claims = home.open_storage(create=True), home.claims(file.name)
     if not resume:
-        check_free(database, locks, file.name)
+        check_free(database, claims, file.name)
     if not exists(database, file.name):
         with console.waiting("opening the MLflow record"):
             open_record(home, file.name)  # before the study: where it fails, nothing has been started
-    started = Study.start(
+    started = start_study(
         database,
-        locks,
+        claims,
         name=file.name,
         config=config,
         budget=budget,
@@ -203,15 +199,14 @@ def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> 
 def list_studies(storage: Storage = None, as_json: Json = False) -> None:
     """The studies of a storage."""
     from acsearch.cli import console
-    from acsearch.study.stored import summaries
-    from acsearch.study.study import Study
+    from acsearch.study.stored import StoredStudy, summaries
 
     home = Home(storage)
     database = home.open_storage(create=False)
     snapshots, unreadable = [], {}
     for name in (summary.study_name for summary in summaries(database)):
         try:
-            snapshots.append(Study.open(database, home.claims(name), name).snapshot())
+            snapshots.append(StoredStudy.open(database, home.claims(name), name).snapshot())
         except AcsearchError as error:  # its table has changed, or another version wrote it
             unreadable[name] = str(error)
     if as_json:
@@ -233,11 +228,11 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
     """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
     from acsearch.cli import console
     from acsearch.reporting.recorder import Recorder
-    from acsearch.runners.registry import make_runner
+    from acsearch.runners.registry import make_artifacts
 
     home = Home(storage, tracking)
     study = open_study(home, name)
-    record = Recorder(home, study, make_runner(study.source, home.work, home.store))
+    record = Recorder(home, study, make_artifacts(study.source, home.work, home.store))
     with console.waiting("writing the record"):
         record(with_figures=study.snapshot().is_scored)
     if record.missing is not None:
@@ -265,57 +260,31 @@ def report(
     typer.echo(f"wrote {file}")
 
 
-def _run(home: Home, study: Study, engine: str, parallel: int) -> None:
+def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
     from acsearch.cli import console
+    from acsearch.executors.registry import make_executor
     from acsearch.reporting.recorder import Recorder
-    from acsearch.runners.registry import make_runner
+    from acsearch.runners.registry import make_artifacts
+    from acsearch.study.events import Event, Failed, Finetuned, Finetuning
 
-    finetunes = make_runner(study.source, home.work, home.store)
-    work = _through_slurm(home, study, parallel) if engine == "slurm" else _here(home, study, finetunes, parallel)
-    record = Recorder(home, study, finetunes)
-    with console.progress(study) as watch:
+    artifacts = make_artifacts(stored.source, home.work, home.store)
+    executor = make_executor(engine, home, stored, parallel)
+    record = Recorder(home, stored, artifacts)
+    with console.progress(stored) as show:
         record()
 
-        def recorded(event: Event) -> None:
-            watch(event)
-            if event.kind in ("finetuning", "finetuned", "failed"):
+        def on_event(event: Event) -> None:
+            show(event)
+            if isinstance(event, Finetuning | Finetuned | Failed):
                 record()
 
         try:
-            work(recorded)
+            executor.run(stored, on_event)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted; go on with: acsearch study resume {study.name}", err=True)
+            typer.echo(f"interrupted; go on with: acsearch study resume {stored.name}", err=True)
             raise
         record(with_figures=True)
-        finetunes.cleanup()
-    console.summary(study.snapshot())
-    console.where(home, study, record.missing)
-
-
-def _here(home: Home, study: Study, finetunes: Runner, parallel: int) -> Callable[[EventCallback], None]:
-    from acsearch.executors.local import worker_pool
-    from trainers.training import preemption
-
-    def work(watch: EventCallback) -> None:
-        members = worker_pool(
-            home, study, scoring=finetunes.parallel, finetuning=parallel, processes=finetunes.processes
-        )
-        with preemption.listening(), members:
-            study.run(finetunes, watch)
-
-    return work
-
-
-def _through_slurm(home: Home, study: Study, parallel: int) -> Callable[[EventCallback], None]:
-    from acsearch.config.study_file import load_study
-    from acsearch.executors.controller import dispatch
-    from acsearch.executors.slurm import Slurm
-
-    if home.on_one_machine:
-        raise ConfigError("--engine slurm: jobs cannot share SQLite; give --storage postgresql+psycopg://...")
-    training = load_study(study.source.study).file.training if study.source.study else None
-    if training is None:
-        raise ConfigError("--engine slurm: this study looks its finetunes up in a table: nothing to submit")
-    slurm = Slurm(training.slurm, home.folder / "jobs", home.environment)
-    return lambda watch: dispatch(study, slurm, parallel, watch)
+        artifacts.cleanup()
+    console.summary(stored.snapshot())
+    console.where(home, stored, record.missing)

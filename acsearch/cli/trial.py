@@ -16,7 +16,6 @@ from acsearch.cli.options import NameArgument, Storage, open_study
 from acsearch.storage.home import Home
 
 if TYPE_CHECKING:
-    from acsearch.runners.base import Runner
     from acsearch.study.events import Event
     from acsearch.study.study import Study
 
@@ -31,8 +30,8 @@ def run(
 ) -> None:
     """Finetune and evaluate the candidate of a trial, and tell its scores."""
     home = Home(storage)
-    with _work(home, name) as (study, finetunes):
-        study.finetune_one(trial, finetunes, _say, home.claim_timeout)
+    with _study(home, name) as study:
+        study.finetune_one(trial, home.claim_timeout)
 
 
 @app.command()
@@ -43,22 +42,24 @@ def score(
 ) -> None:
     """Measure A and C of a candidate."""
     home = Home(storage)
-    with _work(home, name) as (study, finetunes):
-        study.score_one(candidate, finetunes, _say, home.claim_timeout)
+    with _study(home, name) as study:
+        study.score_one(candidate, home.claim_timeout)
 
 
 @contextmanager
-def _work(home: Home, name: str) -> Iterator[tuple[Study, Runner]]:
+def _study(home: Home, name: str) -> Iterator[Study]:
+    """The study, to be worked on, with signals listened to."""
     from trainers.training import preemption
 
     with preemption.listening():
         from acsearch.runners.registry import make_runner
+        from acsearch.study.study import Study
 
-        study = open_study(home, name)
-        yield study, make_runner(study.source, home.work, home.store)
+        stored = open_study(home, name)
+        yield Study(stored, make_runner(stored.source, home.work, home.store), _print_event)
 
 
-def _say(event: Event) -> None:
+def _print_event(event: Event) -> None:
     """A line for each new thing, for the job's log."""
-    text = f": {event.text}" if event.text else ""
-    typer.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {event.kind} {event.representation}{text}")
+    text = f": {event.detail}" if event.detail else ""
+    typer.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {type(event).__name__.lower()} {event.representation}{text}")

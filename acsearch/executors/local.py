@@ -8,34 +8,65 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from acsearch.redaction import guard
+from acsearch.runners.registry import make_runner, training_of
 from acsearch.storage.home import Home
-from acsearch.study.events import Event, ProgressPoller
+from acsearch.study.events import Event, EventCallback
+from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
+from trainers.training import preemption
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
-@contextmanager
-def worker_pool(home: Home, study: Study, *, scoring: int, finetuning: int, processes: int) -> Iterator[None]:
-    """So many processes in all score the study's candidates and finetune, this one among them.
+class LocalExecutor:
+    """Runs a study here, in this process and in others beside it."""
 
-    processes: of one training run. Where there are GPUs enough, each has its own; see `assign_devices`.
+    def __init__(self, home: Home, parallel: int) -> None:
+        """
+        Args:
+            home: where the study lives.
+            parallel: finetunes at a time.
+        """
+        self._home, self._parallel = home, parallel
+
+    def run(self, stored: StoredStudy, on_event: EventCallback) -> None:
+        """See `acsearch.executors.base.Executor.run`."""
+        training = training_of(stored.source)
+        scoring, processes = (training.parallel, training.processes) if training else (1, 1)
+        runner = make_runner(stored.source, self._home.work, self._home.store)
+        pool = worker_pool(self._home, stored, scoring=scoring, finetuning=self._parallel, processes=processes)
+        with preemption.listening(), pool:
+            Study(stored, runner, on_event).run()
+
+
+@contextmanager
+def worker_pool(home: Home, stored: StoredStudy, *, scoring: int, finetuning: int, processes: int) -> Iterator[None]:
+    """Have other processes score and finetune too while the block lasts; this process counts as one of them.
+
+    Where there are GPUs enough, each process has its own; see `assign_devices`.
+
+    Args:
+        home: where the study lives.
+        stored: the study.
+        scoring: candidates scored at a time.
+        finetuning: finetunes at a time.
+        processes: of one training run.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and locks that are held
-    count = max(scoring if study.unscored else 1, finetuning)
+    count = max(scoring if stored.unscored else 1, finetuning)
     devices = assign_devices(visible_devices() if finetuning > 1 else [], finetuning, processes)
-    members = [
-        spawn.Process(target=_work, args=(home, study.name, devices[place % finetuning], place < finetuning))
+    workers = [
+        spawn.Process(target=_work, args=(home, stored.name, devices[place % finetuning], place < finetuning))
         for place in range(1, count)
     ]
-    for process in members:
+    for process in workers:
         process.daemon = True
         process.start()
     _restrict(devices[0])
     try:
         yield
     finally:
-        for process in members:
+        for process in workers:
             if process.is_alive():
                 process.terminate()
 
@@ -49,11 +80,20 @@ def visible_devices() -> list[str]:
     return [str(device) for device in range(torch.cuda.device_count())]
 
 
-def assign_devices(devices: list[str], crew: int, processes: int) -> list[list[str] | None]:
-    """GPUs of each of a crew, None for all where there are too few to share out."""
-    if crew == 1 or len(devices) < crew * processes:
-        return [None] * crew
-    return [devices[place * processes : (place + 1) * processes] for place in range(crew)]
+def assign_devices(devices: list[str], workers: int, processes: int) -> list[list[str] | None]:
+    """GPUs for each worker.
+
+    Args:
+        devices: all that there are.
+        workers: that share them.
+        processes: of each worker's training runs, which need a GPU each.
+
+    Returns:
+        For each worker its GPUs, or None (all of them) where there are too few to share out.
+    """
+    if workers == 1 or len(devices) < workers * processes:
+        return [None] * workers
+    return [devices[place * processes : (place + 1) * processes] for place in range(workers)]
 
 
 def _restrict(devices: list[str] | None) -> None:
@@ -65,18 +105,13 @@ def _work(home: Home, name: str, devices: list[str] | None, finetunes_too: bool)
     """Do what is left. Ends with the controller; what goes wrong here goes wrong there too, and is told there."""
     guard()
     _restrict(devices)
-    from acsearch.runners.registry import make_runner
-
     controller = multiprocessing.parent_process()
 
-    def watch(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if controller is not None and not controller.is_alive():
             raise SystemExit
 
     with suppress(Exception, KeyboardInterrupt):
-        study = Study.open(home.open_storage(create=False), home.claims(name), name)
-        finetunes = make_runner(study.source, home.work, home.store)
-        if finetunes_too:
-            study.run(finetunes, watch)
-        else:
-            study.score(finetunes, watch, ProgressPoller(study, watch))
+        stored = StoredStudy.open(home.open_storage(create=False), home.claims(name), name)
+        study = Study(stored, make_runner(stored.source, home.work, home.store), on_event)
+        study.run() if finetunes_too else study.score()

@@ -28,7 +28,7 @@ from acsearch.redaction import redact, without_secrets
 from acsearch.reporting.figures import figures
 from acsearch.reporting.mlflow_views import experiment_tags, saved_views
 from acsearch.reporting.report import law_summary, markdown
-from acsearch.runners.base import Runner
+from acsearch.runners.base import Artifacts
 from acsearch.storage.claims import Claims
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
 from trainers.errors import first_line
@@ -50,15 +50,27 @@ _STATUS = {"running": "RUNNING", "complete": "FINISHED", "interrupted": "RUNNING
 
 
 class Record:
-    """The record of one study on one tracking server."""
+    """The record of one study on one tracking server.
 
-    def __init__(self, uri: str, artifacts: Path | None, locks: Claims) -> None:
-        """artifacts: where files go when this makes the experiment; None leaves it to the server."""
+    Attributes:
+        uri: of the server or its database.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, claims: Claims) -> None:
+        """
+        Args:
+            uri: of the server or its database.
+            artifacts: where files go when this makes the experiment; None leaves it to the server.
+            claims: of the study; one process records at a time.
+
+        Raises:
+            StudyError: MLflow cannot be used there.
+        """
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.uri = uri
         self._artifacts = artifacts
-        self._locks = locks
+        self._claims = claims
         try:
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
@@ -67,63 +79,88 @@ class Record:
                 f"--tracking {redact(uri)}: MLflow cannot be used there: {without_secrets(first_line(error))}"
             ) from error
 
-    def record(self, snapshot: Snapshot, finetunes: Runner, *, with_figures: bool = False) -> dict[str, str]:
+    def record(self, snapshot: Snapshot, artifacts: Artifacts, *, with_figures: bool = False) -> dict[str, str]:
         """Bring the record up to date, with the metrics that training left.
 
-        Returns the ids of its runs: "study/NAME", "score/ROW" and "finetune/TRIAL".
+        Args:
+            snapshot: the study as it is now.
+            artifacts: of the study.
+            with_figures: draw the figures too, which takes seconds.
+
+        Returns:
+            The ids of its runs: "study/NAME", "score/ROW" and "finetune/TRIAL".
         """
-        with self._locks.exclusive("record"):
-            experiment = self._experiment(snapshot)
-            runs = self._runs(experiment, snapshot)
-            parent = self._run(experiment, runs, snapshot, "study", snapshot.name, snapshot.name, snapshot.started)
-            if _RECORDED not in parent.data.tags:
-                self._describe(parent.info.run_id, snapshot)
-            done = int(parent.data.tags.get(_RECORDED, -1))
-            for step in snapshot.steps[done + 1 :]:
-                self._record_step(experiment, runs, parent.info.run_id, snapshot, step, finetunes)
-            for finetune in snapshot.finetunes:
-                if finetune.representation:
-                    self._record_finetune(experiment, runs, parent.info.run_id, snapshot, finetune, finetunes)
-            if snapshot.steps and snapshot.steps[-1].number > done:
-                self._record_summary(parent.info.run_id, snapshot)
-                self._client.set_tag(parent.info.run_id, _RECORDED, str(snapshot.steps[-1].number))
-            if with_figures:
-                for name, figure in figures(snapshot).items():
-                    self._client.log_figure(parent.info.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 150})
-            if snapshot.is_over and snapshot.best is not None:
-                self._register(experiment, runs, snapshot, snapshot.best, finetunes)
-            now = snapshot.steps[-1].time if snapshot.steps else snapshot.started
-            self._set_status(parent, "FINISHED" if snapshot.is_over else "RUNNING", now)
-            whole = len(_key(snapshot, ""))
-            return {key[whole:]: str(run.info.run_id) for key, run in runs.items()}
+        with self._claims.exclusive("record"):
+            experiment = _experiment(self._client, snapshot, self._artifacts)
+            return _StudyRecord(self._client, experiment, snapshot, artifacts).write(with_figures=with_figures)
+
+
+def _experiment(client: MlflowClient, snapshot: Snapshot, artifacts: Path | None) -> str:
+    """The id of the experiment of the study's table, made where there is none, with its views."""
+    name = f"acsearch/{snapshot.table.name}"
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        experiment = str(found.experiment_id)
+    else:
+        location = None if artifacts is None else artifacts.resolve().as_uri()
+        experiment = str(client.create_experiment(name, artifact_location=location))
+    views = saved_views(
+        list(metric_names(snapshot.table.benchmarks).values()), has_correspondence=snapshot.table.has_correspondence
+    )
+    existing = {} if found is None else found.tags
+    for key, value in experiment_tags(views).items():
+        if existing.get(key) != value:
+            client.set_experiment_tag(experiment, key, value)
+    return experiment
+
+
+class _StudyRecord:
+    """The runs of one study in one experiment, as they are brought up to date once."""
+
+    def __init__(self, client: MlflowClient, experiment: str, snapshot: Snapshot, artifacts: Artifacts) -> None:
+        self._client, self._experiment = client, experiment
+        self._snapshot, self._artifacts = snapshot, artifacts
+        self._runs = self._known_runs()
+        self._parent = self._run("study", snapshot.name, snapshot.name, snapshot.started)
+
+    def write(self, *, with_figures: bool) -> dict[str, str]:
+        """Write what is missing. Returns the ids of the runs."""
+        snapshot, parent = self._snapshot, self._parent.info.run_id
+        if _RECORDED not in self._parent.data.tags:
+            self._describe()
+        done = int(self._parent.data.tags.get(_RECORDED, -1))
+        for step in snapshot.steps[done + 1 :]:
+            self._record_step(step)
+        for finetune in snapshot.finetunes:
+            if finetune.representation:
+                self._record_finetune(finetune)
+        if snapshot.steps and snapshot.steps[-1].number > done:
+            self._record_summary()
+            self._client.set_tag(parent, _RECORDED, str(snapshot.steps[-1].number))
+        if with_figures:
+            for name, figure in figures(snapshot).items():
+                self._client.log_figure(parent, figure, f"figures/{name}.png", save_kwargs={"dpi": 150})
+        if snapshot.is_over and snapshot.best is not None:
+            self._register(snapshot.best)
+        now = snapshot.steps[-1].time if snapshot.steps else snapshot.started
+        self._set_status(self._parent, "FINISHED" if snapshot.is_over else "RUNNING", now)
+        prefix = len(self._key(""))
+        return {key[prefix:]: str(run.info.run_id) for key, run in self._runs.items()}
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def _experiment(self, snapshot: Snapshot) -> str:
-        name = f"acsearch/{snapshot.table.name}"
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            experiment = str(found.experiment_id)
-        else:
-            location = None if self._artifacts is None else self._artifacts.resolve().as_uri()
-            experiment = str(self._client.create_experiment(name, artifact_location=location))
-        views = saved_views(
-            list(metric_names(snapshot.table.benchmarks).values()), has_correspondence=snapshot.table.has_correspondence
-        )
-        existing = {} if found is None else found.tags
-        for key, value in experiment_tags(views).items():
-            if existing.get(key) != value:
-                self._client.set_experiment_tag(experiment, key, value)
-        return experiment
+    def _key(self, which: str) -> str:
+        """Tag that finds a run again. Another study of the same name on the same server started at another time."""
+        return f"{self._snapshot.name}/{self._snapshot.started.isoformat()}/{which}"
 
-    def _runs(self, experiment: str, snapshot: Snapshot) -> dict[str, Run]:
+    def _known_runs(self) -> dict[str, Run]:
         """The study's runs so far by their key. A server that dies with its answer is asked twice: the older stays."""
         runs: dict[str, Run] = {}
         token = None
         while True:
             page = self._client.search_runs(
-                [experiment],
-                filter_string=f"tags.`acsearch.study` = '{snapshot.name}'",
+                [self._experiment],
+                filter_string=f"tags.`acsearch.study` = '{self._snapshot.name}'",
                 order_by=["attributes.start_time ASC"],
                 max_results=1000,
                 page_token=token,
@@ -135,25 +172,16 @@ class Record:
             if not token:
                 return runs
 
-    def _run(
-        self,
-        experiment: str,
-        runs: dict[str, Run],
-        snapshot: Snapshot,
-        kind: str,
-        which: str,
-        run_name: str,
-        started: datetime,
-        parent: str | None = None,
-    ) -> Run:
-        key = _key(snapshot, f"{kind}/{which}")
-        if key not in runs:
-            tags = {"acsearch.key": key, "acsearch.kind": kind, "acsearch.study": snapshot.name}
+    def _run(self, kind: str, which: str, run_name: str, started: datetime, parent: str | None = None) -> Run:
+        """The run of this kind, made where there is none."""
+        key = self._key(f"{kind}/{which}")
+        if key not in self._runs:
+            tags = {"acsearch.key": key, "acsearch.kind": kind, "acsearch.study": self._snapshot.name}
             tags["mlflow.source.name"] = f"acsearch {__version__}"
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent
-            runs[key] = self._client.create_run(experiment, _milliseconds(started), tags, run_name)
-        return runs[key]
+            self._runs[key] = self._client.create_run(self._experiment, _milliseconds(started), tags, run_name)
+        return self._runs[key]
 
     def _log(self, run: str, time: datetime, step: int, metrics: dict[str, float], **params: str) -> None:
         entries = [
@@ -171,10 +199,10 @@ class Record:
 
     # -- what goes into them -------------------------------------------------------------------------------------------
 
-    def _describe(self, run: str, snapshot: Snapshot) -> None:
-        metadata = snapshot.table.metadata
+    def _describe(self) -> None:
+        snapshot, metadata = self._snapshot, self._snapshot.table.metadata
         self._log(
-            run,
+            self._parent.info.run_id,
             snapshot.started,
             0,
             {},
@@ -188,16 +216,8 @@ class Record:
             llm=metadata.llm,
         )
 
-    def _record_step(
-        self,
-        experiment: str,
-        runs: dict[str, Run],
-        parent: str,
-        snapshot: Snapshot,
-        step: Step,
-        finetunes: Runner,
-    ) -> None:
-        advice = step.recommendation
+    def _record_step(self, step: Step) -> None:
+        snapshot, parent, advice = self._snapshot, self._parent.info.run_id, step.recommendation
         metrics = {
             "reco/p_best": float(advice.p_best.max()),
             "reco/p_top3": float(advice.p_top3.max()),
@@ -214,41 +234,26 @@ class Record:
         expected = 100 * advice.mean
         sd = 100 * step.posterior.objective(snapshot.weights)[1]
         for row in _with_own_run(snapshot):
-            run = self._score_run(experiment, runs, parent, snapshot, row, finetunes)
+            run = self._record_scores(row)
             predicted = {"predict/score": expected[row], "predict/sd": sd[row]}
             chances = {"predict/p_best": advice.p_best[row], "predict/p_top3": advice.p_top3[row]}
             self._log(run, step.time, step.number, predicted | chances)
 
-    def _score_run(
-        self,
-        experiment: str,
-        runs: dict[str, Run],
-        parent: str,
-        snapshot: Snapshot,
-        row: int,
-        finetunes: Runner,
-    ) -> str:
-        name = snapshot.table.representations[row]
-        run = self._run(experiment, runs, snapshot, "score", str(row), name, snapshot.started, parent)
+    def _record_scores(self, row: int) -> str:
+        """The run of a candidate's A and C, by its id."""
+        snapshot, name = self._snapshot, self._snapshot.table.representations[row]
+        run = self._run("score", str(row), name, snapshot.started, self._parent.info.run_id)
         if run.info.status == "RUNNING":
             self._log(run.info.run_id, snapshot.started, 0, _scores(snapshot, row), representation=name)
-            self._replay(run.info.run_id, finetunes.logs(row, None))
+            self._replay(run.info.run_id, self._artifacts.logs(row, None))
             self._set_status(run, "FINISHED", snapshot.started)
         return str(run.info.run_id)
 
-    def _record_finetune(
-        self,
-        experiment: str,
-        runs: dict[str, Run],
-        parent: str,
-        snapshot: Snapshot,
-        record: FinetuneRecord,
-        finetunes: Runner,
-    ) -> None:
+    def _record_finetune(self, record: FinetuneRecord) -> None:
         assert record.candidate is not None
-        name = record.representation
-        shown = f"{name} (finetune {record.trial + 1})"  # its run of scores has the plain name
-        run = self._run(experiment, runs, snapshot, "finetune", str(record.trial), shown, record.started, parent)
+        snapshot, name = self._snapshot, record.representation
+        run_name = f"{name} (finetune {record.trial + 1})"  # the run of its scores has the plain name
+        run = self._run("finetune", str(record.trial), run_name, record.started, self._parent.info.run_id)
         if run.info.status == "FINISHED":
             return
         self._log(run.info.run_id, record.started, 0, _scores(snapshot, record.candidate), representation=name)
@@ -258,67 +263,62 @@ class Record:
             metrics |= {f"bench/{names[benchmark]}": points for benchmark, points in record.points.items()}
             errors = {f"error/{names[name]}": error for name, error in record.errors.items() if error is not None}
             self._log(run.info.run_id, record.finished or record.started, 0, metrics | errors)
-            self._replay(run.info.run_id, finetunes.logs(record.candidate, record.trial))
+            self._replay(run.info.run_id, self._artifacts.logs(record.candidate, record.trial))
         self._set_status(run, _STATUS.get(record.state, "FAILED"), record.finished or record.started)
 
-    def _register(
-        self,
-        experiment: str,
-        runs: dict[str, Run],
-        snapshot: Snapshot,
-        best: FinetuneRecord,
-        finetunes: Runner,
-    ) -> None:
+    def _register(self, best: FinetuneRecord) -> None:
         """The best finetuned model into the registry, once: as the champion among the study's models."""
         if best.checkpoint is None or best.candidate is None:
             return
-        run = runs[_key(snapshot, f"finetune/{best.trial}")].info.run_id
-        name = f"acsearch-{snapshot.name}"
+        run = self._runs[self._key(f"finetune/{best.trial}")].info.run_id
+        name = f"acsearch-{self._snapshot.name}"
         versions = self._client.search_model_versions(f"name = '{name}'")
         version = next((one.version for one in versions if one.run_id == run), None)
         if version is None:
-            folder = finetunes.model(best.candidate)
+            folder = self._artifacts.model(best.candidate)
             if folder is None:  # imported without its checkpoints
                 return
             if not self._client.search_registered_models(f"name = '{name}'"):
-                self._client.create_registered_model(name, description=snapshot.title)
-            params = {"representation": best.representation, "checkpoint": best.checkpoint}
-            ours, plain = f"source_run_id = '{run}'", re.sub(r"\W", "-", best.representation)
-            if not self._client.search_logged_models([experiment], ours):
-                self._client.create_logged_model(experiment, plain, run, params=params, model_type="acsearch")
-            model, *more = self._client.search_logged_models([experiment], ours)
-            for one in more:  # a server that died with its answer was asked twice
-                self._client.delete_logged_model(one.model_id)
-            self._client.log_model_artifacts(model.model_id, str(folder))
-            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-            version = self._client.create_model_version(
-                name, model.artifact_location, run, description=best.representation, model_id=model.model_id
-            ).version
+                self._client.create_registered_model(name, description=self._snapshot.title)
+            version = self._add_version(name, run, best, folder)
         self._client.set_registered_model_alias(name, _CHAMPION, str(version))
 
-    def _replay(self, run: str, outbox: Path | None) -> None:
-        """Send what training wrote and the run does not have: whole steps, in their order, so that none comes twice."""
-        if outbox is None:
+    def _add_version(self, name: str, run: str, best: FinetuneRecord, folder: Path) -> str:
+        """A version of a registered model, with the files of a folder."""
+        params = {"representation": best.representation, "checkpoint": str(best.checkpoint)}
+        ours, plain = f"source_run_id = '{run}'", re.sub(r"\W", "-", best.representation)
+        if not self._client.search_logged_models([self._experiment], ours):
+            self._client.create_logged_model(self._experiment, plain, run, params=params, model_type="acsearch")
+        model, *more = self._client.search_logged_models([self._experiment], ours)
+        for one in more:  # a server that died with its answer was asked twice
+            self._client.delete_logged_model(one.model_id)
+        self._client.log_model_artifacts(model.model_id, str(folder))
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        version = self._client.create_model_version(
+            name, model.artifact_location, run, description=best.representation, model_id=model.model_id
+        )
+        return str(version.version)
+
+    def _replay(self, run: str, path: Path | None) -> None:
+        """Send what training logged and the run does not have: whole steps, in order, so that none comes twice."""
+        if path is None:
             return
-        lines = MetricsLog(outbox).read()
-        known = self._client.get_metric_history(run, "train/loss") if lines else []
+        entries = MetricsLog(path).read()
+        known = self._client.get_metric_history(run, "train/loss") if entries else []
         last = max((metric.step for metric in known), default=0)
         batch: list[Metric] = []
-        for line in lines:
-            if line.step > last:
-                batch += [Metric(f"train/{k}", v, int(1000 * line.time), line.step) for k, v in line.metrics.items()]
-            if batch and (len(batch) > _BATCH or line is lines[-1]):
+        for entry in entries:
+            if entry.step > last:
+                time = int(1000 * entry.time)
+                batch += [Metric(f"train/{name}", value, time, entry.step) for name, value in entry.metrics.items()]
+            if batch and (len(batch) > _BATCH or entry is entries[-1]):
                 self._client.log_batch(run, batch)
                 batch = []
 
-    def _record_summary(self, run: str, snapshot: Snapshot) -> None:
-        self._client.log_text(run, _recommendation_csv(snapshot), "recommendation.csv")
-        self._client.log_batch(run, tags=[RunTag("mlflow.note.content", markdown(snapshot))])
-
-
-def _key(snapshot: Snapshot, which: str) -> str:
-    """Tag that finds a run again. Another study of the same name on the same server started at another time."""
-    return f"{snapshot.name}/{snapshot.started.isoformat()}/{which}"
+    def _record_summary(self) -> None:
+        run = self._parent.info.run_id
+        self._client.log_text(run, _recommendation_csv(self._snapshot), "recommendation.csv")
+        self._client.log_batch(run, tags=[RunTag("mlflow.note.content", markdown(self._snapshot))])
 
 
 def _scores(snapshot: Snapshot, row: int) -> dict[str, float]:

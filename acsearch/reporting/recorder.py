@@ -6,7 +6,7 @@ from acsearch.errors import StudyError
 from acsearch.redaction import without_secrets
 from acsearch.reporting.mlflow_record import AWAY
 from acsearch.reporting.tracking_server import open_record
-from acsearch.runners.base import Runner
+from acsearch.runners.base import Artifacts
 from acsearch.storage.home import Home
 from acsearch.study.stored import StoredStudy
 from trainers.errors import first_line
@@ -15,15 +15,15 @@ from trainers.errors import first_line
 class Recorder:
     """Records a study whenever it is called. missing: why the last call did not, None when it did."""
 
-    def __init__(self, home: Home, study: StoredStudy, finetunes: Runner) -> None:
-        self._home, self._study, self._finetunes = home, study, finetunes
+    def __init__(self, home: Home, study: StoredStudy, artifacts: Artifacts) -> None:
+        self._home, self._study, self._artifacts = home, study, artifacts
         self.missing: str | None = None
 
     def __call__(self, *, with_figures: bool = False) -> None:
         study, snapshot = self._study, self._study.snapshot()  # a damaged study is no matter of the record's
         try:
             record = open_record(self._home, study.name)  # asks first whether anybody answers: clients try for minutes
-            study.note_runs(record.record(snapshot, self._finetunes, with_figures=with_figures))
+            study.note_runs(record.record(snapshot, self._artifacts, with_figures=with_figures))
         except (StudyError, *AWAY) as error:
             self.missing = without_secrets(first_line(error))
         else:

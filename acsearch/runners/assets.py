@@ -15,17 +15,25 @@ from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.errors import ConfigError
 from trainers.representation import Representation
 from trainers.utils.digest import SHORT, digest, digest_of
-from trainers.utils.progress import Reporter
+from trainers.utils.progress import Reporter, silent
 
 
 class StudyAssets:
-    """Encoders, language model, data and pairs of a study. say: is told what is made."""
+    """Encoders, language model, data and pairs of a study, each loaded when it is first asked for.
 
-    say: Reporter = staticmethod(lambda text: None)
+    Attributes:
+        training: the `training` part of the study file.
+    """
 
     def __init__(self, training: TrainingConfig, home: Path, work: Path) -> None:
-        """home: folder of the study file.  work: where data is made."""
-        self._training, self._home, self._work = training, home, work
+        """
+        Args:
+            training: the `training` part of the study file.
+            home: folder of the study file.
+            work: the work folder, in which data is made.
+        """
+        self.training, self._home, self._work = training, home, work
+        self._data: Path | None = None
         self._visions: dict[Representation, VisionRepresentation] = {}
 
     @cached_property
@@ -34,7 +42,7 @@ class StudyAssets:
 
     @cached_property
     def registries(self) -> tuple[Path, ...]:
-        return tuple(self._home / name for name in self._training.encoders)
+        return tuple(self._home / name for name in self.training.encoders)
 
     @cached_property
     def registry(self) -> Registry:
@@ -44,30 +52,46 @@ class StudyAssets:
         alone = Representation(representation.parts, representation.joining)  # whatever the connector
         if alone not in self._visions:
             self._visions[alone] = build_representation(
-                alone, self.registry, device=self.device, policy=self._training.resize
+                alone, self.registry, device=self.device, policy=self.training.resize
             )
         return self._visions[alone]
 
     @cached_property
     def llm(self) -> str:
         """A folder, or a name on the Hugging Face Hub."""
-        local = self._home / self._training.llm
-        return str(local) if local.is_dir() else self._training.llm
+        local = self._home / self.training.llm
+        return str(local) if local.is_dir() else self.training.llm
 
     @cached_property
     def llm_identity(self) -> str:
         local = Path(self.llm)
         return digest([digest_of(path) for path in sorted(local.iterdir())]) if local.is_dir() else self.llm
 
-    @cached_property
+    @property
     def data(self) -> Path:
         """The folder of the data, made if it has to be."""
-        prepare = self._training.prepare
+        return self.prepare(silent)
+
+    def prepare(self, report: Reporter) -> Path:
+        """The folder of the data, made if it has to be.
+
+        Args:
+            report: is told how far the making is.
+
+        Raises:
+            ConfigError: the data is neither there nor can it be made.
+        """
+        if self._data is None:
+            self._data = self._prepare(report)
+        return self._data
+
+    def _prepare(self, report: Reporter) -> Path:
+        prepare = self.training.prepare
         if prepare is None:
-            folder = self._training.data_folder(self._home)
+            folder = self.training.data_folder(self._home)
             if folder is None:
                 raise ConfigError(
-                    f"data: no folder {self._training.data!r} beside the study file or below $ACSEARCH_DATA"
+                    f"data: no folder {self.training.data!r} beside the study file or below $ACSEARCH_DATA"
                 )
             return folder
         module, function = prepare.call.split(":")
@@ -80,7 +104,7 @@ class StudyAssets:
             folder,
             seed=prepare.seed,
             sizes=prepare.sizes,
-            progress=lambda done, of: self.say(f"making data, {done} of {of} images"),
+            progress=lambda done, of: report(f"making data, {done} of {of} images"),
         )
         return folder
 
@@ -88,8 +112,8 @@ class StudyAssets:
     def pairs(self) -> Pairs:
         from acsearch.scores.pairs import read_pairs
 
-        assert self._training.correspondence is not None
-        return read_pairs(self.data / self._training.correspondence.pairs)
+        assert self.training.correspondence is not None
+        return read_pairs(self.data / self.training.correspondence.pairs)
 
     @cached_property
     def pairs_digest(self) -> str:

@@ -29,11 +29,27 @@ class Claims(Protocol):
         ...
 
     def steal(self) -> None:
-        """Take everything from whoever works on the study. Raises StudyError where that cannot be done."""
+        """Take everything from whoever works on the study.
+
+        Raises:
+            StudyError: that cannot be done here.
+        """
         ...
 
-    def confirm(self, *, ask: bool = True) -> None:
-        """Raises StudyError when something that we held has been taken over. ask: really, or by what is known."""
+    def heartbeat(self) -> None:
+        """Notice that something that we held has been taken over, by what is known here; free.
+
+        Raises:
+            LeaseLostError: it has been taken over.
+        """
+        ...
+
+    def confirm(self) -> None:
+        """Make sure that all that we hold is still ours, before something is written.
+
+        Raises:
+            LeaseLostError: something has been taken over.
+        """
         ...
 
 
@@ -46,5 +62,8 @@ class FileClaims(Locks):
     def steal(self) -> None:
         raise StudyError("--steal: on one machine, locks go with their process; end it, and its work can be taken up")
 
-    def confirm(self, *, ask: bool = True) -> None:
+    def heartbeat(self) -> None:
+        """A lock is ours as long as we live."""
+
+    def confirm(self) -> None:
         """A lock is ours as long as we live."""

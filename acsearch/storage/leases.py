@@ -110,13 +110,21 @@ class Leases:
         row = self._execute(_HELD, name=name).first()
         return None if row is None else str(row[0])
 
-    def confirm(self, *, ask: bool = True) -> None:
-        """Raises LeaseLostError when a lease that we hold has gone to somebody else.
+    def confirm(self) -> None:
+        """Ask the database whether all leases that we hold are still ours.
 
-        ask: the database; otherwise go by the last renewal, which costs nothing.
+        Raises:
+            LeaseLostError: one has gone to somebody else.
         """
-        if ask:
-            self._renew()
+        self._renew()
+        self.heartbeat()
+
+    def heartbeat(self) -> None:
+        """Go by the last renewal, which a thread of its own makes; costs nothing.
+
+        Raises:
+            LeaseLostError: a lease that we held has gone to somebody else.
+        """
         if self._lost:
             name = min(self._lost)
             raise LeaseLostError(

@@ -33,7 +33,7 @@ def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> Non
 def check_free(storage: optuna.storages.BaseStorage, claims: Claims, name: str) -> None:
     """Raises StudyError when a study of this name exists, saying how to go on with it."""
     if exists(storage, name):
-        there = StoredStudy(storage, name, claims).snapshot()
+        there = StoredStudy(storage, claims, name).snapshot()
         raise StudyError(
             f"study {name!r} exists, {len(there.finished)} of {there.budget} finetunes done: go on with "
             f"acsearch study resume {name}, or choose another --name"

@@ -117,7 +117,7 @@ class Snapshot:
         )
         points = {record.candidate: [record.points[name] for name in self.table.benchmarks] for record in records}
         scores = np.array([points[row] for row in observed]).reshape(len(observed), len(self.table.benchmarks))
-        scaled = (scores - self.table.floor) / self.table.span
+        scaled = self.table.scale(scores)
         posterior = HierarchicalLaw(self.prior).fit(self.features, observed, scaled)
         time = (records[-1].finished if records else None) or self.started
         return Step(number, posterior, recommend(posterior, self.weights, self.seed), time)

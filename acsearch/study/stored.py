@@ -16,16 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from acsearch.config.prior_file import load_prior
 from acsearch.config.study_file import Source, load_source
 from acsearch.errors import StudyError
-from acsearch.law.bayes import objective_weights
-from acsearch.law.features import Features
 from acsearch.law.prior import Prior
-from acsearch.policies.registry import make_policy
-from acsearch.policies.sampler import PARAMETER, SCORES_ATTRIBUTE, CandidateSampler
+from acsearch.policies.sampler import PARAMETER, SCORES_ATTRIBUTE
 from acsearch.runners.base import CandidateScores, Observation
 from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, Submission
@@ -33,6 +30,7 @@ from acsearch.study.identity import READABLE, digest
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.study.validation import check, reading
 from acsearch.tables.table import Table, is_scored, with_scores
+from trainers.errors import ConfigError
 
 SCORE, TRIAL = "score-", "trial-"  # pieces of work
 ABOUT, BUDGET, ATTEMPTS, JOB, RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
@@ -42,22 +40,49 @@ Part = TypeVar("Part", Table, Prior)
 
 
 class StoredStudy:
-    """Reads and writes a study in its storage. `acsearch.study.study.Study` works on it."""
+    """Reads and writes a study in its storage. `acsearch.study.study.Study` works on it.
 
-    def __init__(self, storage: optuna.storages.BaseStorage, name: str, locks: Claims) -> None:
-        self._study = optuna.load_study(study_name=name, storage=storage)
-        self.name = name
-        self.claims = locks
+    Attributes:
+        name: of the study.
+        claims: say who works on what in it.
+        optuna_study: the same study, as Optuna has it.
+    """
+
+    def __init__(self, storage: optuna.storages.BaseStorage, claims: Claims, name: str) -> None:
+        """
+        Args:
+            storage: Optuna's, which has a study of this name.
+            claims: of the study.
+            name: of the study.
+        """
+        self.optuna_study = optuna.load_study(study_name=name, storage=storage)
+        self.name, self.claims = name, claims
         self._steps: dict[tuple[int, ...], Step] = {}
         self._scored: Table | None = None
 
+    @classmethod
+    def open(cls, storage: optuna.storages.BaseStorage, claims: Claims, name: str) -> StoredStudy:
+        """A study by its name.
+
+        Raises:
+            StudyError: there is none of this name; the message names those that there are.
+        """
+        if not exists(storage, name):
+            names = [summary.study_name for summary in summaries(storage)]
+            there = f"there are {', '.join(names)}" if names else "the storage has none yet; acsearch study start"
+            raise StudyError(f"no study {name!r}: {there}")
+        return cls(storage, claims, name)
+
+    # -- what it was started with --------------------------------------------------------------------------------------
+
     @property
     def budget(self) -> int:
-        return int(self._study.user_attrs[BUDGET])
+        """How many finetunes may be started, whoever starts them."""
+        return int(self.optuna_study.user_attrs[BUDGET])
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        about: dict[str, Any] = self._study.user_attrs[ABOUT]
+        about: dict[str, Any] = self.optuna_study.user_attrs[ABOUT]
         if about.get("format") not in READABLE:
             raise StudyError(
                 f"study {self.name!r} was written by another version of acsearch (format {about.get('format')}; this "
@@ -70,6 +95,21 @@ class StoredStudy:
         """Where the candidates come from."""
         return Source(**self._about["table"]["source"])
 
+    @property
+    def objective(self) -> str:
+        """ "mean", or the benchmark that counts."""
+        return str(self._about["objective"])
+
+    @property
+    def policy(self) -> str:
+        """The name of what proposes."""
+        return str(self._about["policy"])
+
+    @property
+    def seed(self) -> int:
+        """Of the policy's randomness."""
+        return int(self._about["seed"])
+
     @cached_property
     def _pool(self) -> Table:
         """The candidates as they were when the study was started."""
@@ -78,11 +118,11 @@ class StoredStudy:
         return self._unchanged("table", load_source(source), f"{what} {source.study or source.table}")
 
     @property
-    def _table(self) -> Table:
+    def table(self) -> Table:
         """The candidates with the A and C that have been measured so far."""
         if self._scored is None:
             prefix = len(SCORE)
-            attributes = self._study.user_attrs.items()
+            attributes = self.optuna_study.user_attrs.items()
             scores = {int(key[prefix:]): value for key, value in attributes if key.startswith(SCORE)}
             table = with_scores(self._pool, scores)
             if not is_scored(table):
@@ -93,10 +133,10 @@ class StoredStudy:
     @property
     def unscored(self) -> list[int]:
         """Candidates whose A is not known yet."""
-        return np.flatnonzero(np.isnan(self._table.alignment[:, 0])).tolist()
+        return np.flatnonzero(np.isnan(self.table.alignment[:, 0])).tolist()
 
     @cached_property
-    def _prior(self) -> Prior:
+    def prior(self) -> Prior:
         source = self._about["prior"]["source"]
         return self._unchanged("prior", load_prior(source), f"prior {source}")
 
@@ -105,16 +145,9 @@ class StoredStudy:
             raise StudyError(f"study {self.name!r}: the {name} has changed since the study was started")
         return part
 
-    @cached_property
-    def _sampler(self) -> CandidateSampler:
-        table = self._table
-        policy = make_policy(self._about["policy"], self._prior)
-        weights = objective_weights(table.benchmarks, self._about["objective"])
-        return CandidateSampler(policy, Features.of(table), table.benchmarks, weights, self._about["seed"])
-
     def trials(self) -> list[FrozenTrial]:
         """All trials but those beyond the budget, in order."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
+        return [trial for trial in self.optuna_study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
 
     def snapshot(self) -> Snapshot:
         """The study as it is now. Raises StudyError where its storage does not hold what a study can be."""
@@ -126,10 +159,10 @@ class StoredStudy:
         return Snapshot(
             name=self.name,
             title=about["title"],
-            table=self._table,
+            table=self.table,
             objective=about["objective"],
             policy=about["policy"],
-            prior=self._prior,
+            prior=self.prior,
             seed=about["seed"],
             budget=self.budget,
             started=datetime.fromisoformat(about["started"]),
@@ -167,51 +200,75 @@ class StoredStudy:
     @property
     def runs(self) -> dict[str, str]:
         """The runs of the MLflow record; see `acsearch.reporting.mlflow_record.Record.record`."""
-        return dict(self._study.user_attrs.get(RUNS, {}))
+        return dict(self.optuna_study.user_attrs.get(RUNS, {}))
+
+    def raise_budget(self, budget: int) -> None:
+        """Allow more finetunes.
+
+        Raises:
+            ConfigError: it is less than the study has, or more than there are candidates.
+        """
+        with self.claims.exclusive("ask"):
+            limit = len(self.table.representations)
+            if not self.budget <= budget <= limit:
+                raise ConfigError(f"--budget {budget}: the study has {self.budget}; choose {self.budget} to {limit}")
+            self.optuna_study.set_user_attr(BUDGET, budget)
 
     def note_runs(self, runs: dict[str, str]) -> None:
         """Remember which runs of the MLflow record are ours."""
         if runs != self.runs:
-            self._study.set_user_attr(RUNS, runs)
+            self.optuna_study.set_user_attr(RUNS, runs)
 
     def attempts(self, work: str) -> tuple[Attempt, ...]:
         """All attempts at a piece of work, oldest first. work: `score-ROW` or `trial-NUMBER`."""
-        return tuple(Attempt(**one) for one in self._study.user_attrs.get(ATTEMPTS + work, ()))
+        return tuple(Attempt(**one) for one in self.optuna_study.user_attrs.get(ATTEMPTS + work, ()))
 
     def note_attempts(self, work: str, attempts: Sequence[Attempt]) -> None:
         """For who holds the work's lock."""
-        self._study.set_user_attr(ATTEMPTS + work, [asdict(one) for one in attempts])
+        self.optuna_study.set_user_attr(ATTEMPTS + work, [asdict(one) for one in attempts])
 
     def submission(self, work: str) -> Submission | None:
         """The job that a piece of work was last handed to."""
-        found = self._study.user_attrs.get(JOB + work)
+        found = self.optuna_study.user_attrs.get(JOB + work)
         return found and Submission(**found)
 
     def note_submission(self, work: str, submission: Submission) -> None:
-        self._study.set_user_attr(JOB + work, asdict(submission))
+        """Remember the job that a piece of work was handed to."""
+        self.optuna_study.set_user_attr(JOB + work, asdict(submission))
 
     def note_scores(self, row: int, scores: CandidateScores) -> None:
-        self.claims.confirm()
-        self._study.set_user_attr(f"{SCORE}{row}", asdict(scores))
+        """Keep A and C of a candidate.
 
-    def tell(self, trial: Trial, observation: Observation) -> None:
-        """A trial is finished: its scores go first, so that one that is complete has them."""
-        table = self._table
-        values = np.array([observation.scores[name] for name in table.benchmarks])
-        scaled = (values - table.floor) / table.span
+        Raises:
+            LeaseLostError: somebody else has taken the work over; nothing is written.
+        """
         self.claims.confirm()
-        trial.set_user_attr(POINTS, observation.scores)
-        trial.set_user_attr(ERRORS, observation.errors)
-        trial.set_user_attr(SECONDS, observation.seconds)
-        trial.set_user_attr(CHECKPOINT, observation.checkpoint)
-        trial.set_user_attr(SCORES_ATTRIBUTE, dict(zip(table.benchmarks, scaled.tolist(), strict=True)))
-        objective = float(scaled @ objective_weights(table.benchmarks, self._about["objective"]))
-        self._study.tell(trial.number, objective, skip_if_finished=True)
+        self.optuna_study.set_user_attr(f"{SCORE}{row}", asdict(scores))
+
+    def tell(self, number: int, observation: Observation, scaled: dict[str, float], objective: float) -> None:
+        """A trial is finished.
+
+        Args:
+            number: of the trial.
+            observation: of its finetune.
+            scaled: its scores by benchmark, 0 at the floor and 1 at the ceiling.
+            objective: what the study maximises, of these.
+
+        Raises:
+            LeaseLostError: somebody else has taken the work over; nothing is written.
+        """
+        self.claims.confirm()
+        attributes = {POINTS: observation.scores, ERRORS: observation.errors, SECONDS: observation.seconds}
+        attributes |= {CHECKPOINT: observation.checkpoint, SCORES_ATTRIBUTE: scaled}
+        trial = next(one._trial_id for one in self.trials() if one.number == number)
+        for key, value in attributes.items():  # before it is told, so that a trial that is complete has them
+            self.optuna_study._storage.set_trial_user_attr(trial, key, value)
+        self.optuna_study.tell(number, objective, skip_if_finished=True)
 
     def tell_failed(self, number: int) -> None:
         """A trial will never finish. It stays spent, and its candidate is not proposed again."""
         self.claims.confirm()
-        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        self.optuna_study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def exists(storage: optuna.storages.BaseStorage, name: str) -> bool:

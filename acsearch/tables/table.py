@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from acsearch.errors import TableError
 
@@ -91,7 +91,11 @@ class Table:
     @property
     def scaled(self) -> NDArray[np.float64]:
         """(N, M) scores with floor 0 and ceiling 1."""
-        return (self.scores - self.floor) / self.span
+        return self.scale(self.scores)
+
+    def scale(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Scores in points, (..., M), with floor 0 and ceiling 1."""
+        return (np.asarray(points, dtype=np.float64) - self.floor) / self.span
 
     @property
     def has_correspondence(self) -> bool:

@@ -21,8 +21,8 @@ from acsearch.policies.base import State
 from acsearch.policies.sampler import proposal_seed
 from acsearch.storage.home import Home
 from acsearch.study.snapshot import Snapshot
-from acsearch.study.stored import SURPLUS
-from acsearch.study.study import Study
+from acsearch.study.stored import SURPLUS, StoredStudy
+from acsearch.study.trials import Trials
 from chaos.places import BUDGET, Place
 from support import s3
 from trainers.checkpoints.commit import MANIFEST, committed, sha256
@@ -90,22 +90,22 @@ def wrong(place: Place, twin: Found, *, in_turns: bool) -> list[str]:
 
 def noted(place: Place) -> list[str]:
     """What may be, and is worth telling."""
-    surplus = [one for one in _study(place)._study.get_trials(deepcopy=False) if one.user_attrs.get(SURPLUS)]
+    surplus = [one for one in _study(place).optuna_study.get_trials(deepcopy=False) if one.user_attrs.get(SURPLUS)]
     return [f"{len(surplus)} trials beyond the budget, never begun"] if surplus else []
 
 
-def _study(place: Place) -> Study:
-    return Study.open(place.home.open_storage(create=False), place.home.claims(place.name), place.name)
+def _study(place: Place) -> StoredStudy:
+    return StoredStudy.open(place.home.open_storage(create=False), place.home.claims(place.name), place.name)
 
 
-def _budget(study: Study, snapshot: Snapshot) -> Iterator[str]:
+def _budget(study: StoredStudy, snapshot: Snapshot) -> Iterator[str]:
     states = [one.state for one in snapshot.finetunes]
     if states != ["complete"] * BUDGET:
         yield f"trials: {states}"
     candidates = [one.candidate for one in snapshot.finetunes]
     if len(set(candidates)) != len(candidates):
         yield f"finetuned twice: {candidates}"
-    for trial in study._study.get_trials(deepcopy=False):
+    for trial in study.optuna_study.get_trials(deepcopy=False):
         if trial.state != (TrialState.FAIL if trial.user_attrs.get(SURPLUS) else TrialState.COMPLETE):
             yield f"trial {trial.number} is {trial.state.name}"
     if study.unscored:
@@ -130,7 +130,7 @@ def _results(place: Place, here: Found, twin: Found) -> Iterator[str]:
         yield f"{missing} stages have no result"
 
 
-def _proposals(study: Study, here: Found, twin: Found, *, in_turns: bool) -> Iterator[str]:
+def _proposals(study: StoredStudy, here: Found, twin: Found, *, in_turns: bool) -> Iterator[str]:
     """One controller: the undisturbed ones. Two: what the policy says for finished and running trials before it."""
     if in_turns:
         if here.proposed != twin.proposed[:BUDGET]:
@@ -141,8 +141,8 @@ def _proposals(study: Study, here: Found, twin: Found, *, in_turns: bool) -> Ite
             yield f"trial {number}: proposed {candidate}"
 
 
-def _possible(study: Study, number: int, before: list[int]) -> Iterator[int]:
-    sampler, trials = study._sampler, {t.params["candidate"]: t for t in study._trials()}
+def _possible(study: StoredStudy, number: int, before: list[int]) -> Iterator[int]:
+    sampler, trials = Trials(study, print)._sampler, {t.params["candidate"]: t for t in study.trials()}
     for finished in itertools.chain(*(itertools.combinations(before, count) for count in range(len(before) + 1))):
         observed = sorted(finished)
         scores = [[trials[row].user_attrs["scores"][name] for name in sampler._benchmarks] for row in observed]

@@ -20,7 +20,9 @@ from acsearch.reporting.tracking_server import open_record
 from acsearch.runners.registry import make_runner
 from acsearch.storage.home import Home
 from acsearch.study.checks import check_free
-from acsearch.study.study import Study, summaries
+from acsearch.study.start import start_study
+from acsearch.study.stored import StoredStudy, summaries
+from acsearch.study.study import Study
 from support import fuzzing
 from support.fuzzing import accepted, cases, damaged_bytes, damaged_tree
 
@@ -34,8 +36,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("storages") / "studies.db"
     home = Home(f"sqlite:///{file}")
     config, storage = load_study("law_v1"), home.open_storage(create=True)
-    study = Study.start(storage, home.claims("there"), name="there", config=config, budget=BUDGET)
-    study.run(make_runner(study.source, file.parent / "work"), lambda event: None)
+    study = start_study(storage, home.claims("there"), name="there", config=config, budget=BUDGET)
+    Study(study, make_runner(study.source, file.parent / "work"), lambda event: None).run()
     storage.remove_session()
     storage.engine.dispose()
     return file
@@ -47,7 +49,7 @@ def look(file: Path) -> None:
     storage = home.open_storage(create=False)
     try:
         for summary in summaries(storage):
-            snapshot = Study.open(storage, home.claims(summary.study_name), summary.study_name).snapshot()
+            snapshot = StoredStudy.open(storage, home.claims(summary.study_name), summary.study_name).snapshot()
             assert 1 <= snapshot.budget <= len(snapshot.table.representations)
             assert np.isfinite([snapshot.shown(record) for record in snapshot.finished]).all()
             if snapshot.is_scored and len(snapshot.finished) != BUDGET:  # the whole study is fitted too often otherwise
@@ -151,12 +153,12 @@ def test_a_study_of_another_format_is_neither_replaced_nor_gone_on_with(copied: 
         )
     before, home, config = copied.read_bytes(), Home(f"sqlite:///{copied}"), load_study("law_v1")
     storage, locks = home.open_storage(create=True), home.claims("there")
-    says = rf"study 'there' was written by another version of acsearch \(format {number}\)"
+    says = rf"study 'there' was written by another version of acsearch \(format {number};.* go on with it there"
     with pytest.raises(StudyError, match=says):
         check_free(storage, locks, "there")
     for resume in (True, False):
         with pytest.raises(StudyError, match=says):
-            Study.start(storage, locks, name="there", config=config, budget=BUDGET + 1, resume=resume)
+            start_study(storage, locks, name="there", config=config, budget=BUDGET + 1, resume=resume)
     assert copied.read_bytes() == before
 
 

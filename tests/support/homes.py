@@ -8,7 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from acsearch.config.study_file import load_study, update
+from acsearch.runners.base import Observation
+from acsearch.runners.recorded import RecordedRunner
 from acsearch.storage.home import Home
+from acsearch.study.start import start_study
+from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
 
 # environment variables of whoever runs the tests, which must not lead them elsewhere
@@ -27,13 +31,13 @@ class Place(Home):
         folder: Path = self._folder  # type: ignore[attr-defined]
         return folder
 
-    def start(self, study: str = "law_v1", budget: int = 4, **changes: object) -> Study:
+    def start(self, study: str = "law_v1", budget: int = 4, **changes: object) -> StoredStudy:
         config = load_study(study)
         config = replace(config, file=update(config.file, **changes))
-        return Study.start(self.open_storage(create=True), self.claims("s"), name="s", config=config, budget=budget)
+        return start_study(self.open_storage(create=True), self.claims("s"), name="s", config=config, budget=budget)
 
-    def study(self) -> Study:
-        return Study.open(self.open_storage(create=False), self.claims("s"), "s")
+    def study(self) -> StoredStudy:
+        return StoredStudy.open(self.open_storage(create=False), self.claims("s"), "s")
 
     def content(self) -> tuple[list[str], dict[str, bytes]]:
         """All that is in the storage and in the files beside it."""
@@ -44,3 +48,18 @@ class Place(Home):
             return [], kept
         with closing(sqlite3.connect(database)) as connection:
             return list(connection.iterdump()), kept
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def report(self, text: str) -> None:
+        pass
+
+    def heartbeat(self) -> None:
+        pass
+
+
+def tell(study: StoredStudy, trial: int, observation: Observation) -> None:
+    """A finetune of somebody else's is finished."""
+    Study(study, RecordedRunner(study.table), lambda event: None)._tell(trial, observation)

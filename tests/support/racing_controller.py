@@ -16,6 +16,7 @@ from acsearch.config.study_file import load_study, update
 from acsearch.runners.recorded import RecordedRunner
 from acsearch.storage.home import Home
 from acsearch.study import study as studies
+from acsearch.study.start import start_study
 from acsearch.study.study import Study
 
 BUDGET = 3
@@ -32,10 +33,10 @@ def main(url: str, rounds: int, start: Path) -> None:
         (start / f"{number}-{os.getpid()}").touch()
         while len(list(start.glob(f"{number}-*"))) < 2:
             time.sleep(0.0005)
-        study = Study.start(
+        study = start_study(
             storage, home.claims(name), name=name, config=replace(config, file=file), budget=BUDGET, resume=True
         )
-        study.run(RecordedRunner(config.table), lambda event: None)
+        Study(study, RecordedRunner(config.table), lambda event: None).run()
 
 
 if __name__ == "__main__":

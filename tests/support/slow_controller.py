@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from acsearch.config.study_file import load_study
-from acsearch.runners.base import Observation
+from acsearch.runners.base import Observation, Progress
 from acsearch.runners.recorded import RecordedRunner
 from acsearch.storage.home import Home
+from acsearch.study.start import start_study
 from acsearch.study.study import Study
-from trainers.utils.progress import Reporter
 
 
 def main(name: str, budget: int, seconds: float, log: Path) -> None:
@@ -27,17 +27,17 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
 
     look_up = RecordedRunner.finetune
 
-    def slowly(self: RecordedRunner, candidate: int, trial: int, run: str | None, say_to: Reporter) -> Observation:
+    def slowly(self: RecordedRunner, candidate: int, trial: int, run: str | None, progress: Progress) -> Observation:
         say("begin", trial, candidate)
         time.sleep(seconds)
-        observation = look_up(self, candidate, trial, run, say_to)
+        observation = look_up(self, candidate, trial, run, progress)
         say("end", trial, candidate)
         return observation
 
     RecordedRunner.finetune = slowly  # type: ignore[method-assign]
     config, home = load_study("law_v1"), Home()
     storage, locks = home.open_storage(create=True), home.claims(name)
-    study = Study.start(
+    study = start_study(
         storage,
         locks,
         name=name,
@@ -45,7 +45,7 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
         budget=budget,
         resume=True,
     )
-    study.run(RecordedRunner(config.table), lambda event: None)
+    Study(study, RecordedRunner(config.table), lambda event: None).run()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from trainers.errors import TrainingError
 from trainers.job import Shared
 from trainers.utils.atomic import atomic_write
 from trainers.utils.locks import Locks
-from trainers.utils.progress import Reporter
+from trainers.utils.progress import Reporter, silent
 
 T = TypeVar("T")
 
@@ -96,8 +96,15 @@ class Store:
             return result if commit.committed(result) or self.pull(result) else None
 
 
+def open_store(shared: Shared | None, report: Reporter = silent) -> Store:
+    """TEMP"""
+    store = _open_store(shared)
+    store.say = report
+    return store
+
+
 @functools.cache
-def open_store(shared: Shared | None) -> Store:
+def _open_store(shared: Shared | None) -> Store:
     """The one of this process, so that whoever drains it waits for everybody's uploads."""
     return Store() if shared is None else RemoteStore(shared.url, shared.root)
 

@@ -20,11 +20,14 @@ from trainers.job import Job
 from trainers.training import preemption
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, StepCallback, fetch, run_stage
+from trainers.utils.progress import Reporter, silent
 
 POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 
 
-def launch(job: Job, folder: Path, processes: int, on_step: StepCallback | None = None) -> Path:
+def launch(
+    job: Job, folder: Path, processes: int, on_step: StepCallback | None = None, report: Reporter = silent
+) -> Path:
     """The committed result of a stage; see `run_stage`. Raises what the processes raised, and CrashedError where
     they ended without a word of ours."""
     if processes == 1:

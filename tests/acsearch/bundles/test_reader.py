@@ -18,6 +18,7 @@ from acsearch.bundles.transfer import export_study, import_study
 from acsearch.config.table_file import load_table
 from acsearch.errors import BundleError
 from acsearch.runners.recorded import RecordedRunner
+from acsearch.study.study import Study
 from support.homes import Place
 from support.made_up_bundles import content_of, made_up, sealed, tar
 
@@ -27,7 +28,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of two finished finetunes."""
     place = Place(tmp_path_factory.mktemp("there"))
     study = place.start(budget=2)
-    study.run(RecordedRunner(load_table("law_v1")), lambda event: None)
+    Study(study, RecordedRunner(load_table("law_v1")), lambda event: None).run()
     export_study(place, "s", place.folder / "good.tar.zst")
     return place.folder / "good.tar.zst"
 

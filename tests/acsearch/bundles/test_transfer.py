@@ -17,21 +17,21 @@ import pytest
 import sqlalchemy
 import zstandard
 from optuna.distributions import IntDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from acsearch.bundles import transfer as bundle
 from acsearch.bundles.transfer import export_study, import_study
 from acsearch.config.table_file import load_table
 from acsearch.errors import BundleError, StudyError
-from acsearch.runners.base import Observation
+from acsearch.runners.base import Observation, Progress
 from acsearch.runners.recorded import RecordedRunner
-from acsearch.study.events import Event
+from acsearch.study.events import Event, Finetuned
 from acsearch.study.snapshot import Snapshot
+from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
 from support import postgres
-from support.homes import Place
+from support.homes import Place, Quiet, tell
 from trainers.errors import AcsearchError, ConfigError
-from trainers.utils.progress import Reporter
 
 LOOKED_UP = RecordedRunner(load_table("law_v1"))
 
@@ -40,27 +40,29 @@ class Interrupted(Exception):
     """Stands for whatever ended a controller."""
 
 
-def run(study: Study, finetunes: int = 99, others: dict[int, float] | None = None, left: bool = False) -> Snapshot:
+def run(
+    study: StoredStudy, finetunes: int = 99, others: dict[int, float] | None = None, left: bool = False
+) -> Snapshot:
     """Run so many finetunes, and begin one more that is left unfinished. others: mmbench_en of some candidates."""
 
     class Some(RecordedRunner):
         done = 0
 
-        def finetune(self, candidate: int, trial: int, run: str | None, say: Reporter) -> Observation:
+        def finetune(self, candidate: int, trial: int, run: str | None, progress: Progress) -> Observation:
             if Some.done == finetunes:
                 raise Interrupted
             Some.done += 1
-            found = super().finetune(candidate, trial, run, say)
+            found = super().finetune(candidate, trial, run, progress)
             return replace(
                 found, scores=found.scores | {"mmbench_en": (others or {}).get(candidate, found.scores["mmbench_en"])}
             )
 
     def watch(event: Event) -> None:
-        if event.kind == "finetuned" and not left and Some.done == finetunes:
+        if isinstance(event, Finetuned) and not left and Some.done == finetunes:
             raise Interrupted
 
     with suppress(Interrupted):
-        study.run(Some(LOOKED_UP.table), watch)
+        Study(study, Some(LOOKED_UP.table), watch).run()
     return study.snapshot()
 
 
@@ -70,7 +72,7 @@ def proposals(snapshot: Snapshot) -> list[str]:
 
 def trials(place: Place) -> list[dict[str, Any]]:
     """All that Optuna holds of the trials but their keys in its tables."""
-    return [{**vars(trial), "_trial_id": None} for trial in place.study()._study.get_trials()]
+    return [{**vars(trial), "_trial_id": None} for trial in place.study().optuna_study.get_trials()]
 
 
 def carry(source: Place, target: Place, **options: Any) -> bundle.Imported:
@@ -211,27 +213,27 @@ def halves(forked: Path, here: Place, there: Place) -> tuple[Place, Place]:
 def end(place: Place, number: int, candidate: int, state: TrialState = TrialState.COMPLETE, more: float = 0.0) -> None:
     """A trial of this candidate, ended as a policy and a cluster of another kind might have."""
     study, table = place.study(), LOOKED_UP.table
-    inner = study._study
+    inner = study.optuna_study
     trial_id = inner._storage.create_new_trial(inner._study_id) if number == len(inner.trials) else None
     trial_id = inner.trials[number]._trial_id if trial_id is None else trial_id
     if not inner.trials[number].params:
         inner._storage.set_trial_param(trial_id, "candidate", candidate, IntDistribution(0, 12))
         inner._storage.set_trial_user_attr(trial_id, "representation", table.representations[candidate])
     if state == TrialState.COMPLETE:
-        found = LOOKED_UP.finetune(candidate, number, None, print)
+        found = LOOKED_UP.finetune(candidate, number, None, Quiet())
         scores = {name: points + more for name, points in found.scores.items()}
-        study.tell(Trial(inner, trial_id), replace(found, scores=scores))
+        tell(study, number, replace(found, scores=scores))
     elif state == TrialState.FAIL:
         inner.tell(number, state=state)
 
 
 def running(place: Place) -> int:
     """The candidate of the unfinished trial 1."""
-    return int(place.study()._study.trials[1].params["candidate"])
+    return int(place.study().optuna_study.trials[1].params["candidate"])
 
 
 def states(place: Place) -> list[tuple[int | None, str]]:
-    return [(trial.params.get("candidate"), trial.state.name) for trial in place.study()._study.trials]
+    return [(trial.params.get("candidate"), trial.state.name) for trial in place.study().optuna_study.trials]
 
 
 def refused(source: Place, target: Place, why: str, error: type[AcsearchError] = BundleError, **options: Any) -> None:
@@ -320,14 +322,14 @@ def test_other_candidates_under_one_number(halves: tuple[Place, Place]) -> None:
 def test_asked_for_and_not_proposed(here: Place, there: Place, undisturbed: Snapshot) -> None:
     """What a controller leaves that dies between the two."""
     run(there.start(), 1)
-    there.study()._study.ask()
+    there.study().optuna_study.ask()
     carry(there, here)
     assert trials(here) == trials(there)
     other = next(row for row in range(13) if row not in dict(states(here)))
     end(there, 1, other)
     carry(there, here)
     assert states(here)[1] == (other, "COMPLETE")
-    here.study()._study.ask()
+    here.study().optuna_study.ask()
     assert not carry(there, here).changes
     refused_number = states(here)
     assert refused_number[2] == (None, "RUNNING")
@@ -347,13 +349,13 @@ def test_the_larger_budget_counts(halves: tuple[Place, Place]) -> None:
 def test_scores_are_united_or_refused(halves: tuple[Place, Place]) -> None:
     here, there = halves
     scored = {"alignment": [0.5] * 8, "correspondence": 20.0, "seconds": 1.0, "details": {}}
-    here.study()._study.set_user_attr("score-0", scored)
-    there.study()._study.set_user_attr("score-0", scored | {"seconds": 2.0})
-    there.study()._study.set_user_attr("score-1", scored)
+    here.study().optuna_study.set_user_attr("score-0", scored)
+    there.study().optuna_study.set_user_attr("score-0", scored | {"seconds": 2.0})
+    there.study().optuna_study.set_user_attr("score-1", scored)
     assert carry(there, here).changes.scores == 1
-    assert here.study()._study.user_attrs["score-1"] == scored
-    there.study()._study.set_user_attr("score-2", scored | {"correspondence": None})
-    here.study()._study.set_user_attr("score-2", scored)
+    assert here.study().optuna_study.user_attrs["score-1"] == scored
+    there.study().optuna_study.set_user_attr("score-2", scored | {"correspondence": None})
+    here.study().optuna_study.set_user_attr("score-2", scored)
     refused(there, here, r"was scored in both halves, A and C are 0.5 and 20.0 here and 0.5 and None in the bundle")
 
 

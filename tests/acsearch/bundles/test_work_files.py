@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from optuna.trial import Trial
 
 from acsearch.bundles.transfer import export_study, import_study
 from acsearch.errors import BundleError
 from acsearch.reporting.tracking_server import open_record
+from acsearch.runners.artifacts import TrainingArtifacts
 from acsearch.runners.base import Observation
-from acsearch.runners.registry import make_runner
+from acsearch.runners.registry import make_artifacts, make_runner
 from acsearch.runners.training import TrainingRunner
+from acsearch.study.stored import StoredStudy
+from acsearch.study.trials import Trials
 from support import tiny
-from support.homes import Place
+from support.homes import Place, Quiet, tell
 from support.made_up_bundles import content_of, made_up
 from trainers.checkpoints.commit import commit_folder, committed, step_folder
 from trainers.checkpoints.work_store import RemoteStore
@@ -35,6 +37,12 @@ def pipeline(place: Place) -> TrainingRunner:
     return made
 
 
+def artifacts(place: Place) -> TrainingArtifacts:
+    made = make_artifacts(place.study().source, place.work)
+    assert isinstance(made, TrainingArtifacts)
+    return made
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One candidate scored for real. Its finetune, and half of another's, are stood for by a few bytes."""
@@ -44,23 +52,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study" / "study.yaml").write_text(tiny.STUDY)
     place = Place(folder / "there")
     study = place.start(str(folder / "study"), budget=2)
-    does = pipeline(place)
-    scores = does.score(0, lambda text: None)
+    runner, kept = pipeline(place), artifacts(place)
+    scores = runner.score(0, Quiet())
     for row in range(3):
-        study._study.set_user_attr(f"score-{row}", vars(scores) | {"alignment": [-1.0 - row] * 2})
+        study.optuna_study.set_user_attr(f"score-{row}", vars(scores) | {"alignment": [-1.0 - row] * 2})
     for row in (0, 1):
-        trial = study._propose(study._study.ask(), "proposed", lambda event: None)
-        stage = stages(does, trial.params["candidate"])[1]
+        trial = Trials(study, print).propose()
+        assert trial is not None
+        stage = stages(kept, trial.candidate)[1]
         for step in (1, 2):
             MetricsLog(stage / "outbox.jsonl").write(step, {"loss": 1.0 / step})
             with commit_folder(step_folder(stage, step)) as fresh:
                 (fresh / "weights.safetensors").write_bytes(bytes([step]) * 3_000_000)
         if row == 0:
-            finish(study._study, study, trial, stage)
+            finish(study, trial.trial, stage)
     return folder
 
 
-def finish(inner: object, study: object, trial: Trial, stage: Path) -> None:
+def finish(study: StoredStudy, trial: int, stage: Path) -> None:
     for benchmark in ("micro_attribute", "micro_existence"):
         for kind in ("results", "samples"):
             file = stage / "eval" / kind / f"{benchmark}.json{'l' * (kind == 'samples')}"
@@ -70,12 +79,12 @@ def finish(inner: object, study: object, trial: Trial, stage: Path) -> None:
         (fresh / "weights.safetensors").write_bytes(b"w" * 2_000_000)
         (fresh / "model.json").write_text("{}")
     points = {"micro_attribute": 50.0, "micro_existence": 60.0}
-    study.tell(trial, Observation(points, 1.0, {}, str(stage / "result")))  # type: ignore[attr-defined]
+    tell(study, trial, Observation(points, 1.0, {}, str(stage / "result")))
 
 
-def stages(does: TrainingRunner, candidate: int) -> list[Path]:
+def stages(kept: TrainingArtifacts, candidate: int) -> list[Path]:
     """Folders of stage 1 and stage 2."""
-    return [path for path in does.work(candidate, finetuned=True) if path.parent.name == "stages"]
+    return [path for path in kept.files(candidate, finetuned=True) if path.parent.name == "stages"]
 
 
 @pytest.fixture
@@ -102,7 +111,7 @@ def carry(there: Place, here: Place, name: str = "b", checkpoints: bool = False)
 
 def test_what_belongs_to_a_candidate_is_what_scoring_made(there: Place) -> None:
     """The names that an export looks for are those that measuring wrote."""
-    align, _, *scores = pipeline(there).work(0, finetuned=True)
+    align, _, *scores = artifacts(there).files(0, finetuned=True)
     assert committed(align / "result")
     assert sorted(path.name for path in scores) == sorted(path.name for path in (there.work / "scores").iterdir())
     assert len(scores) == 2
@@ -121,7 +130,7 @@ def test_logs_and_results_always_checkpoints_on_request(there: Place, here: Plac
     last = {name for name in whole if "/result/" in name}
     unfinished = next(one for one in there.study().snapshot().finetunes if one.state == "interrupted")
     assert unfinished.candidate is not None
-    stage = stages(pipeline(there), unfinished.candidate)[1]
+    stage = stages(artifacts(there), unfinished.candidate)[1]
     last |= {name for name in whole if name.startswith(f"stages/{stage.name}/step-00000002/")}
     assert carry(there, here, "with", checkpoints=True) == len(last)
     assert files(here) == {name: whole[name] for name in light | last}
@@ -146,7 +155,7 @@ def test_what_only_the_store_has_goes_along(
     carried = files(here)
     assert carried.items() <= expected.items()
     interrupted = next(one.candidate for one in there.study().snapshot().finetunes if one.state == "interrupted")
-    align, unfinished = stages(pipeline(there), 0)[0], stages(pipeline(there), interrupted or 0)[1]
+    align, unfinished = stages(artifacts(there), 0)[0], stages(artifacts(there), interrupted or 0)[1]
     assert {name.partition("/")[0] for name in carried} == {"scores", "stages"}
     assert f"stages/{align.name}/outbox.jsonl" in carried
     assert committed(here.work / "stages" / unfinished.name / "step-00000002")
@@ -159,28 +168,26 @@ def test_nothing_is_trained_again_where_checkpoints_are(
 ) -> None:
     carry(there, here, checkpoints=True)
     shutil.copytree(there.work / "data", here.work / "data")  # which a study with data of its own has there
-    before = json.loads((there.work / "scores" / pipeline(there).work(0, finetuned=False)[1].name).read_text())
+    before = json.loads((there.work / "scores" / artifacts(there).files(0, finetuned=False)[1].name).read_text())
     monkeypatch.setattr("trainers.training.train._Run", lambda *_: pytest.fail("trained"))
-    assert pipeline(here).score(0, lambda text: None).alignment == (before["value"],) * 2
+    assert pipeline(here).score(0, Quiet()).alignment == (before["value"],) * 2
 
 
 def test_a_checkpoint_is_where_the_work_folder_is(there: Place, here: Place) -> None:
     """And the record does without those that were left behind, until they come."""
     study = there.study()
-    trial = study._study.trials[1]
-    finish(
-        study._study, study, Trial(study._study, trial._trial_id), stages(pipeline(there), trial.params["candidate"])[1]
-    )
+    trial = study.optuna_study.trials[1]
+    finish(study, 1, stages(artifacts(there), trial.params["candidate"])[1])
     carry(there, here)
     moved = [Path(str(one.checkpoint)) for one in here.study().snapshot().finished]
     assert [path.is_relative_to(here.work.absolute()) for path in moved] == [True, True]
     assert not any(path.exists() for path in moved)
     client = MlflowClient(tracking_uri=here.tracking_uri)
-    open_record(here, "s").record(here.study().snapshot(), pipeline(here))
+    open_record(here, "s").record(here.study().snapshot(), artifacts(here))
     assert not client.search_registered_models()
     carry(there, here, "with", checkpoints=True)
     assert all(committed(path) for path in moved)
-    open_record(here, "s").record(here.study().snapshot(), pipeline(here))
+    open_record(here, "s").record(here.study().snapshot(), artifacts(here))
     best = here.study().snapshot().best
     assert best is not None
     assert client.get_model_version_by_alias("acsearch-s", "champion").description == best.representation
@@ -188,7 +195,7 @@ def test_a_checkpoint_is_where_the_work_folder_is(there: Place, here: Place) -> 
 
 def test_the_study_file_may_lie_elsewhere(there: Place, here: Place, trained: Path, tmp_path: Path) -> None:
     export_study(there, "s", tmp_path / "b.tar.zst")
-    names = [path.name for path in pipeline(there).work(1, finetuned=True)]
+    names = [path.name for path in artifacts(there).files(1, finetuned=True)]
     shutil.move(trained / "study", tmp_path / "elsewhere")
     try:
         with pytest.raises(BundleError, match="give the study's folder here with --study"):
@@ -198,7 +205,7 @@ def test_the_study_file_may_lie_elsewhere(there: Place, here: Place, trained: Pa
             import_study(here, tmp_path / "b.tar.zst", study="law_v1")
         import_study(here, tmp_path / "b.tar.zst", study=str(tmp_path / "elsewhere"))
         shutil.copytree(there.work / "data", here.work / "data")
-        assert [path.name for path in pipeline(here).work(1, finetuned=True)] == names
+        assert [path.name for path in artifacts(here).files(1, finetuned=True)] == names
         assert not import_study(here, tmp_path / "b.tar.zst").changes  # where it lies here is known
     finally:
         shutil.move(tmp_path / "elsewhere", trained / "study")

@@ -24,6 +24,7 @@ from acsearch.cli import main as cli
 from acsearch.config.prior_file import load_prior, priors
 from acsearch.config.study_file import load_study
 from acsearch.config.table_file import load_table
+from acsearch.study.start import start_study
 
 HEADER = "representation,benchmark,score,alignment,correspondence"
 TABLE = HEADER + "".join(
@@ -92,12 +93,11 @@ def prior(says: str, *, without: str = "", **keys: object) -> Case:
 def started(folder: Path) -> None:
     """A study `there` of one finetune in the folder's default storage, not yet run."""
     from acsearch.storage.home import Home
-    from acsearch.study.study import Study
 
     (folder / "there.yaml").write_text(yaml.safe_dump(STUDY | {"name": "there"}), encoding="utf-8")
     config, home = load_study("there.yaml"), Home()
     storage, locks = home.open_storage(create=True), home.claims("there")
-    Study.start(storage, locks, name="there", config=config, budget=1)
+    start_study(storage, locks, name="there", config=config, budget=1)
 
 
 def started_and_its_table_gone(folder: Path) -> None:

@@ -11,11 +11,13 @@ from mlflow.entities import Run
 
 from acsearch.config.study_file import load_study
 from acsearch.config.table_file import load_table
+from acsearch.reporting import mlflow_record
 from acsearch.reporting.mlflow_record import Record
 from acsearch.reporting.mlflow_views import TAG_PREFIX
 from acsearch.reporting.tracking_server import open_record
-from acsearch.runners.recorded import RecordedRunner
+from acsearch.runners.recorded import NoArtifacts, RecordedRunner
 from acsearch.storage.home import Home
+from acsearch.study.start import start_study
 from acsearch.study.study import Study
 
 LOOKED_UP = RecordedRunner(load_table("law_v1"))
@@ -27,7 +29,7 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self.home = Home(f"sqlite:///{folder / 'studies.db'}", f"sqlite:///{folder / 'mlflow.db'}")
         config, storage = load_study("law_v1"), self.home.open_storage(create=True)
-        self.study = Study.start(
+        self.study = start_study(
             storage,
             self.home.claims("s"),
             name="s",
@@ -54,16 +56,15 @@ class Recorded:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     recorded = Recorded(tmp_path_factory.mktemp("recorded"))
-    recorded.record.record(recorded.study.snapshot(), LOOKED_UP)
-    recorded.study.run(LOOKED_UP, lambda event: None)
+    recorded.record.record(recorded.study.snapshot(), NoArtifacts())
+    Study(recorded.study, LOOKED_UP, lambda event: None).run()
 
     # a crash in the middle of writing: after the second step, before its mark
-    written = recorded.record._record_finetune
-    recorded.record._record_finetune = _crash  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        recorded.record.record(recorded.study.snapshot(), LOOKED_UP)
-    recorded.record._record_finetune = written  # type: ignore[method-assign]
-    recorded.record.record(recorded.study.snapshot(), LOOKED_UP, with_figures=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_record._StudyRecord, "_record_finetune", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            recorded.record.record(recorded.study.snapshot(), NoArtifacts())
+    recorded.record.record(recorded.study.snapshot(), NoArtifacts(), with_figures=True)
     return recorded
 
 
@@ -94,7 +95,7 @@ def test_every_metric_is_there_once(recorded: Recorded) -> None:
 def test_writing_again_changes_nothing(recorded: Recorded) -> None:
     before, runs = recorded.points(), len(recorded.runs())
     another = open_record(recorded.home, "s")
-    another.record(recorded.study.snapshot(), LOOKED_UP, with_figures=True)
+    another.record(recorded.study.snapshot(), NoArtifacts(), with_figures=True)
     assert recorded.points() == before
     assert len(recorded.runs()) == runs
 
@@ -127,7 +128,7 @@ def test_files_and_views(recorded: Recorded) -> None:
 
 def test_a_wiped_record_is_written_anew(recorded: Recorded, tmp_path: Path) -> None:
     home = Home(recorded.home.storage, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    open_record(home, "s").record(recorded.study.snapshot(), LOOKED_UP)
+    open_record(home, "s").record(recorded.study.snapshot(), NoArtifacts())
     client = MlflowClient(tracking_uri=home.tracking_uri)
     experiment = client.get_experiment_by_name("acsearch/law_v1").experiment_id
     again = {run.data.tags["acsearch.key"]: run.data.metrics for run in client.search_runs([experiment])}

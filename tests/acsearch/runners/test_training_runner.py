@@ -17,7 +17,7 @@ import pytest
 
 from acsearch.storage.home import Home
 from acsearch.study.snapshot import Snapshot
-from acsearch.study.study import Study
+from acsearch.study.stored import StoredStudy
 from support import s3, tiny
 from support.fork_server import Forks
 
@@ -45,7 +45,7 @@ def run(forked: Forks, home: Path, *arguments: str) -> str:
 
 def snapshot(home: Path, name: str = "tiny") -> Snapshot:
     place = Home(storage=f"sqlite:///{home / 'studies.db'}")
-    return Study.open(place.open_storage(create=False), place.claims(name), name).snapshot()
+    return StoredStudy.open(place.open_storage(create=False), place.claims(name), name).snapshot()
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_killed_on_one_machine_and_resumed_on_another(
     assert len(before) == 3  # stage 1 of every candidate
     assert before.items() < after.items()  # nothing was trained again
     place = Home(storage=storage[1])
-    resumed = Study.open(place.open_storage(create=False), place.claims("tiny"), "tiny").snapshot()
+    resumed = StoredStudy.open(place.open_storage(create=False), place.claims("tiny"), "tiny").snapshot()
     expected = snapshot(undisturbed[0])
     np.testing.assert_array_equal(resumed.table.alignment, expected.table.alignment)
     for mine, other in zip(resumed.finished, expected.finished, strict=True):

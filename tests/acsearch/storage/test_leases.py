@@ -17,7 +17,7 @@ import sqlalchemy
 
 from acsearch.storage.home import Home
 from acsearch.storage.leases import LeaseLostError, Leases
-from acsearch.study.study import Study
+from acsearch.study.stored import StoredStudy
 from support import ROOT, network, postgres, racing_controller
 from support.fork_server import Forks
 
@@ -107,7 +107,7 @@ def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
             with pytest.raises(LeaseLostError, match=rf"trial-0 was taken over by .*process {os.getpid()}.* while we"):
                 one.confirm()
             with pytest.raises(LeaseLostError):
-                one.confirm(ask=False)
+                one.heartbeat()
         other.confirm()
 
 
@@ -179,7 +179,7 @@ def test_two_machines_at_once_keep_the_budget(forked: Forks, server: str, tmp_pa
     finish(first)
     finish(second)
     place = Home(storage=url)
-    found = Study.open(place.open_storage(create=False), place.claims("law_v1"), "law_v1").snapshot()
+    found = StoredStudy.open(place.open_storage(create=False), place.claims("law_v1"), "law_v1").snapshot()
     assert [record.state for record in found.finetunes] == ["complete"] * 5
     assert len({record.candidate for record in found.finetunes}) == 5
 
@@ -226,8 +226,8 @@ def test_two_controllers_race(request: pytest.FixtureRequest, kind: str, tmp_pat
     place, workers = Home(storage=url), set()
     storage = place.open_storage(create=False)
     for number in range(rounds):
-        study = Study.open(storage, place.claims(f"race-{number}"), f"race-{number}")
-        trials = study._study.get_trials(deepcopy=False)
+        study = StoredStudy.open(storage, place.claims(f"race-{number}"), f"race-{number}")
+        trials = study.optuna_study.get_trials(deepcopy=False)
         begun = [trial for trial in trials if study.attempts(f"trial-{trial.number}")]
         assert len(begun) == racing_controller.BUDGET
         assert all(trial.state.name == "COMPLETE" for trial in begun)

@@ -15,15 +15,16 @@ import pytest
 
 from acsearch.config.study_file import load_study
 from acsearch.executors.local import assign_devices
-from acsearch.runners.base import Observation
+from acsearch.runners.base import Observation, Progress
 from acsearch.runners.recorded import RecordedRunner
 from acsearch.storage.home import Home
 from acsearch.study import attempts
 from acsearch.study.attempts import MOST, PAUSE, Attempt, not_before, outcome_of
-from acsearch.study.events import Event
+from acsearch.study.events import Event, Failed
+from acsearch.study.start import start_study
+from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
 from trainers.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
-from trainers.utils.progress import Reporter
 
 NOW = datetime(2026, 1, 1, 12)
 
@@ -73,25 +74,25 @@ class Failing(RecordedRunner):
 
     fail: Callable[[int], None] = lambda trial: None
 
-    def finetune(self, candidate: int, trial: int, run: str | None, say: Reporter) -> Observation:
+    def finetune(self, candidate: int, trial: int, run: str | None, progress: Progress) -> Observation:
         self.fail(trial)
-        return super().finetune(candidate, trial, run, say)
+        return super().finetune(candidate, trial, run, progress)
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path) -> StoredStudy:
     home = Home(storage=f"sqlite:///{tmp_path / 'studies.db'}")
     storage, locks = home.open_storage(create=True), home.claims("law_v1")
-    return Study.start(storage, locks, name="law_v1", config=load_study("law_v1"), budget=3)
+    return start_study(storage, locks, name="law_v1", config=load_study("law_v1"), budget=3)
 
 
-def run(study: Study, fail: Callable[[int], None]) -> list[Event]:
+def run(study: StoredStudy, fail: Callable[[int], None]) -> list[Event]:
     events: list[Event] = []
-    study.run(Failing(load_study("law_v1").table, fail=fail), events.append)
+    Study(study, Failing(load_study("law_v1").table, fail=fail), events.append).run()
     return events
 
 
-def test_a_candidate_that_cannot_be_trained_is_spent_and_not_tried_again(study: Study) -> None:
+def test_a_candidate_that_cannot_be_trained_is_spent_and_not_tried_again(study: StoredStudy) -> None:
     def fail(trial: int) -> None:
         if trial == 1:
             raise CandidateError("out of memory on a micro-batch")
@@ -100,14 +101,14 @@ def test_a_candidate_that_cannot_be_trained_is_spent_and_not_tried_again(study: 
     found = study.snapshot().finetunes
     assert [one.state for one in found] == ["complete", "failed", "complete"]
     assert len({one.candidate for one in found}) == 3
-    assert [(event.trial, event.text) for event in events if event.kind == "failed"] == [
+    assert [(event.trial, event.reason) for event in events if isinstance(event, Failed)] == [
         (1, "CandidateError: out of memory on a micro-batch")
     ]
     assert study.snapshot().is_over
     assert run(study, fail) == []
 
 
-def test_a_crash_is_tried_again_under_the_same_number(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_is_tried_again_under_the_same_number(study: StoredStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "PAUSE", timedelta(seconds=0.01))
     crashes = iter([OSError("stale file handle"), CrashedError("rank 1 is gone")])
 
@@ -120,7 +121,7 @@ def test_a_crash_is_tried_again_under_the_same_number(study: Study, monkeypatch:
     assert [one.state for one in study.snapshot().finetunes] == ["complete"] * 3
 
 
-def test_it_does_not_crash_for_ever(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_does_not_crash_for_ever(study: StoredStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "PAUSE", timedelta(seconds=0.001))
 
     def fail(trial: int) -> None:
@@ -132,7 +133,7 @@ def test_it_does_not_crash_for_ever(study: Study, monkeypatch: pytest.MonkeyPatc
     assert [one.state for one in study.snapshot().finetunes] == ["interrupted"]
 
 
-def test_what_a_person_must_put_right_stops_the_study_and_costs_nothing(study: Study) -> None:
+def test_what_a_person_must_put_right_stops_the_study_and_costs_nothing(study: StoredStudy) -> None:
     def fail(trial: int) -> None:
         raise DataError("image 7 cannot be read")
 

@@ -20,9 +20,12 @@ from acsearch.config.table_file import load_table, shipped
 from acsearch.errors import StudyError
 from acsearch.runners.recorded import RecordedRunner
 from acsearch.storage.home import Home
-from acsearch.study.events import Event
+from acsearch.study.events import Event, Finetuned, Finetuning, Proposed, Resumed, Waiting
 from acsearch.study.snapshot import Snapshot
+from acsearch.study.start import start_study
+from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
+from acsearch.study.trials import Trials
 from support import ROOT
 from trainers.errors import ConfigError
 
@@ -36,14 +39,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home()
 
 
-def start(home: Home, name: str = "s", budget: int = 4, **changes: object) -> Study:
+def start(home: Home, name: str = "s", budget: int = 4, **changes: object) -> StoredStudy:
     config = load_study("law_v1")
     config = replace(config, file=update(config.file, **changes))
-    return Study.start(home.open_storage(create=True), home.claims(name), name=name, config=config, budget=budget)
+    return start_study(home.open_storage(create=True), home.claims(name), name=name, config=config, budget=budget)
 
 
-def reopen(home: Home, name: str = "s") -> Study:
-    return Study.open(home.open_storage(create=False), home.claims(name), name)
+def reopen(home: Home, name: str = "s") -> StoredStudy:
+    return StoredStudy.open(home.open_storage(create=False), home.claims(name), name)
 
 
 def ignore(event: Event) -> None:
@@ -58,15 +61,15 @@ def proposals(snapshot: Snapshot) -> list[str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     home = Home(storage=f"sqlite:///{tmp_path_factory.mktemp('undisturbed') / 'studies.db'}")
     study = start(home, budget=6)
-    study.run(LOOKED_UP, ignore)
+    Study(study, LOOKED_UP, ignore).run()
     return study.snapshot()
 
 
 def test_the_walk(home: Home) -> None:
     study, events = start(home), []
-    study.run(LOOKED_UP, events.append)
-    assert [(event.kind, event.trial) for event in events] == [
-        (kind, trial) for trial in range(4) for kind in ("proposed", "finetuning", "finetuned")
+    Study(study, LOOKED_UP, events.append).run()
+    assert [(type(event), event.trial) for event in events] == [
+        (kind, trial) for trial in range(4) for kind in (Proposed, Finetuning, Finetuned)
     ]
     snapshot = study.snapshot()
     assert len(set(proposals(snapshot))) == 4
@@ -82,7 +85,7 @@ def test_the_walk(home: Home) -> None:
 
 def test_a_study_for_one_benchmark(home: Home) -> None:
     study = start(home, objective="textvqa_val")
-    study.run(LOOKED_UP, ignore)
+    Study(study, LOOKED_UP, ignore).run()
     snapshot = study.snapshot()
     assert snapshot.best is not None
     points = snapshot.best.points["textvqa_val"]
@@ -92,15 +95,15 @@ def test_a_study_for_one_benchmark(home: Home) -> None:
 
 def test_a_larger_budget_goes_on_where_it_stopped(home: Home, undisturbed: Snapshot) -> None:
     study = start(home, budget=3)
-    study.run(LOOKED_UP, ignore)
+    Study(study, LOOKED_UP, ignore).run()
     assert proposals(study.snapshot()) == proposals(undisturbed)[:3]
     again = reopen(home)
-    again.run(LOOKED_UP, ignore)  # nothing left to do
+    Study(again, LOOKED_UP, ignore).run()  # nothing left to do
     assert len(again.snapshot().finetunes) == 3
     with pytest.raises(ConfigError, match="choose 3 to 13"):
         again.raise_budget(2)
     again.raise_budget(6)
-    again.run(LOOKED_UP, ignore)
+    Study(again, LOOKED_UP, ignore).run()
     assert proposals(again.snapshot()) == proposals(undisturbed)
 
 
@@ -115,7 +118,7 @@ def test_names_are_taken_once(home: Home) -> None:
 def test_a_half_written_start_is_started_again(home: Home) -> None:
     optuna.create_study(study_name="s", storage=home.open_storage(create=True), direction="maximize")
     study = start(home, budget=1)
-    study.run(LOOKED_UP, ignore)
+    Study(study, LOOKED_UP, ignore).run()
     assert len(study.snapshot().finished) == 1
 
 
@@ -125,8 +128,8 @@ def test_a_changed_table_is_refused(home: Home, tmp_path: Path) -> None:
     copy.write_text(original.read_text())
     copy.with_suffix(".yaml").write_text(original.with_suffix(".yaml").read_text())
     config = replace(load_study("law_v1"), source=Source(table=str(copy)))
-    study = Study.start(home.open_storage(create=True), home.claims("s"), name="s", config=config, budget=2)
-    study.run(LOOKED_UP, ignore)
+    study = start_study(home.open_storage(create=True), home.claims("s"), name="s", config=config, budget=2)
+    Study(study, LOOKED_UP, ignore).run()
     copy.write_text(copy.read_text().replace("15.66", "15.67"))
     with pytest.raises(StudyError, match="has changed since the study was started"):
         reopen(home).snapshot()
@@ -136,18 +139,19 @@ def test_a_changed_table_is_refused(home: Home, tmp_path: Path) -> None:
 def test_a_trial_left_behind_is_taken_up(home: Home, undisturbed: Snapshot, crash_after: str) -> None:
     """What the storage holds when a controller died right after each of its steps."""
     study = start(home)
-    inner = study._study
-    inner.sampler = study._sampler
+    inner = study.optuna_study
+    inner.sampler = Trials(study, print)._sampler
     trial = inner.ask()
     if crash_after != "ask":
         row = trial.suggest_int("candidate", 0, 12)
         if crash_after == "finetune":
-            trial.set_user_attr("points", dict(zip(study._table.benchmarks, study._table.scores[row], strict=True)))
+            trial.set_user_attr("points", dict(zip(study.table.benchmarks, study.table.scores[row], strict=True)))
     assert [record.state for record in study.snapshot().finetunes] == ["interrupted"]
     events: list[Event] = []
     again = reopen(home)
-    again.run(LOOKED_UP, events.append)
-    assert (events[0].kind, events[0].trial) == ("resumed", 0)
+    Study(again, LOOKED_UP, events.append).run()
+    assert isinstance(events[0], Resumed)
+    assert events[0].trial == 0
     assert proposals(again.snapshot()) == proposals(undisturbed)[:4]
     assert len(inner.trials) == 4
 
@@ -155,11 +159,11 @@ def test_a_trial_left_behind_is_taken_up(home: Home, undisturbed: Snapshot, cras
 def test_a_trial_beyond_the_budget_is_never_started(home: Home) -> None:
     """Somebody asked without the lock, as another version or a script might."""
     study = start(home, budget=2)
-    inner = study._study
-    inner.sampler = study._sampler
+    inner = study.optuna_study
+    inner.sampler = Trials(study, print)._sampler
     for _ in range(4):
         inner.ask()
-    study.run(LOOKED_UP, ignore)
+    Study(study, LOOKED_UP, ignore).run()
     snapshot = study.snapshot()
     assert [record.trial for record in snapshot.finished] == [0, 1]
 
@@ -228,8 +232,8 @@ def test_a_living_controller_keeps_its_trial(tmp_path: Path) -> None:
         home = Home(storage=f"sqlite:///{folder / 'studies.db'}")
         events: list[Event] = []
         study = reopen(home)
-        study.run(LOOKED_UP, events.append)
-        assert [(event.kind, event.trial) for event in events] == [("waiting", 0), ("finetuned", 0)]
+        Study(study, LOOKED_UP, events.append).run()
+        assert [(type(event), event.trial) for event in events] == [(Waiting, 0), (Finetuned, 0)]
         assert [record.state for record in study.snapshot().finetunes] == ["complete"]
     finally:
         first.kill()

@@ -1,0 +1,112 @@
+"""The work folder of studies that train: what everything in it is called, and the jobs of the two stages.
+
+    data/<digest>/                    what `prepare` made
+    features/                         maps of frozen encoders, for whoever trains on the same images
+    pairs/<key>.pt                    maps of an encoder on the pairs of correspondence
+    stages/<job digest>/              a stage of training: checkpoints, then `result/`, and the log of its metrics
+    stages/<job digest>/eval/         scores and samples of each benchmark
+    scores/<key>.json                 A or C, with what else was measured
+
+Everything is named by what it depends on, so nothing is done twice: not after a crash, and not for another study that
+has the same candidate. A work store (`trainers.checkpoints.work_store`) shares all of it but the data among machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from acsearch.config.study_file import StudyConfig
+from acsearch.config.training import TrainingConfig
+from acsearch.runners.assets import StudyAssets
+from acsearch.scores import SCORES
+from trainers.job import Job, Parts, Shared, Stage
+from trainers.representation import Representation
+from trainers.training.train import RESULT
+from trainers.utils.digest import SHORT, digest, digest_of
+
+
+class WorkFolder:
+    """Names in the work folder, for the candidates of one study.
+
+    Attributes:
+        path: the folder, absolute.
+        training: the `training` part of the study file.
+        assets: what candidates are made of.
+        shared: the work store that shares the folder; None for none.
+    """
+
+    def __init__(self, config: StudyConfig, path: Path, store: str | None = None) -> None:
+        """
+        Args:
+            config: of a study that trains.
+            path: the work folder.
+            store: fsspec URL of the work store; None for none.
+        """
+        assert config.file.training is not None
+        self.path = path.absolute()
+        self.training: TrainingConfig = config.file.training
+        self.assets = StudyAssets(self.training, config.path.parent, self.path)
+        self.shared = Shared(url=store, root=self.path) if store else None
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def align_job(self, representation: Representation) -> Job:
+        """Stage 1: the connector, with the language model frozen."""
+        return self._job(representation, self.training.align, start=None)
+
+    def finetune_job(self, representation: Representation) -> Job:
+        """Stage 2: the connector and the language model, from the result of stage 1."""
+        return self._job(representation, self.training.finetune, start=self.align_job(representation))
+
+    def stage(self, job: Job) -> Path:
+        """The folder of a job's checkpoints, result and logs."""
+        return self.path / "stages" / job.digest[:SHORT]
+
+    def _job(self, representation: Representation, stage: Stage, start: Job | None) -> Job:
+        assets = self.assets
+        data = assets.data / stage.data
+        content = [assets.vision(representation).fingerprint, assets.llm_identity, digest_of(data)]
+        content += [start.digest] if start else []
+        return Job(
+            parts=Parts(
+                representation=str(representation),
+                llm=assets.llm,
+                template=self.training.template,
+                encoders=assets.registries,
+                resize=self.training.resize,
+                seed=self.training.seed,
+            ),
+            stage=stage,
+            data=data,
+            images=assets.data / stage.images if stage.images else None,
+            start=self.stage(start) / RESULT if start else None,
+            seed=self.training.seed,
+            identity=digest(content),
+            features=self.path / "features",
+            store=self.shared,
+        )
+
+    # -- scores --------------------------------------------------------------------------------------------------------
+
+    def alignment_file(self, representation: Representation) -> Path:
+        """Where A is kept."""
+        asked, representations = self.training.alignment, (representation, *self.training.references)
+        data = digest_of(self.assets.data / asked.data)
+        key = [SCORES[asked.definition].id, str(asked.samples), str(self.training.seed), data]
+        return self._score_file("A", [*key, *(self.stage(self.align_job(one)).name for one in representations)])
+
+    def correspondence_file(self, representation: Representation) -> Path:
+        """Where C is kept."""
+        asked = self.training.correspondence
+        assert asked is not None
+        fingerprint = self.assets.vision(representation).fingerprint
+        return self._score_file("C", [SCORES[asked.definition].id, asked.decode, fingerprint, self.assets.pairs_digest])
+
+    def pair_maps_file(self, representation: Representation) -> Path:
+        """Where an encoder's maps of the pairs' images are kept."""
+        fingerprint = self.assets.vision(representation).fingerprint
+        return self.path / "pairs" / f"{digest([fingerprint, self.assets.pairs_digest])[:SHORT]}.pt"
+
+    def _score_file(self, what: str, key: Sequence[str]) -> Path:
+        return self.path / "scores" / f"{what}-{digest(key)[:SHORT]}.json"
