@@ -9,6 +9,8 @@ import pytest
 from chaos import places, rounds
 from support.fork_server import Forks
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture(scope="module")
 def world(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[places.World]:

@@ -175,6 +175,7 @@ def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.services
 def test_killed_on_one_machine_and_resumed_on_another(
     forked: Forks,
     study: Path,

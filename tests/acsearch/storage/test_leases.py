@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty database."""
     if request.param == "sqlite":
@@ -111,6 +111,7 @@ def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
         other.confirm()
 
 
+@pytest.mark.services
 def test_after_the_network_was_away_from_all_owners_come_first(server: str) -> None:
     """For longer than leases last; the database was never down."""
     address = sqlalchemy.make_url(postgres.database(server, "network"))
@@ -146,6 +147,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
+@pytest.mark.services
 def test_a_study_goes_on_where_another_machine_died(forked: Forks, server: str, tmp_path: Path) -> None:
     """Two homes are two machines: they share the database and nothing else. It ends as one that nobody disturbed."""
     url = postgres.database(server, "studies")
@@ -172,6 +174,7 @@ def _trials(storage: optuna.storages.RDBStorage, study: object) -> list[optuna.t
     return storage.get_all_trials(study._study_id, deepcopy=False)  # type: ignore[attr-defined]
 
 
+@pytest.mark.services
 def test_two_machines_at_once_keep_the_budget(forked: Forks, server: str, tmp_path: Path) -> None:
     url = postgres.database(server, "shared")
     first = controller(forked, url, tmp_path / "one", "start", "law_v1", "--budget", "5", "--resume")
@@ -184,6 +187,7 @@ def test_two_machines_at_once_keep_the_budget(forked: Forks, server: str, tmp_pa
     assert len({record.candidate for record in found.finetunes}) == 5
 
 
+@pytest.mark.services
 def test_who_steals_does_not_wait(forked: Forks, server: str, tmp_path: Path) -> None:
     """The other one lives, and its lease is good for minutes. It finds its finetune done by somebody else."""
     url, log = postgres.database(server, "stolen"), tmp_path / "log"
@@ -204,7 +208,7 @@ def test_who_steals_does_not_wait(forked: Forks, server: str, tmp_path: Path) ->
     assert after == shown
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
 def test_two_controllers_race(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
     """Never one finetune too many, and none twice. $ACSEARCH_RACES says how often; ten times, if it does not."""
     rounds = int(os.environ.get("ACSEARCH_RACES", "10"))

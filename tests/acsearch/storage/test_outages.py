@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 from support import ROOT, mlflow_server, postgres, s3
 from support.fork_server import Forks
 
+pytestmark = pytest.mark.services
+
 AWAY = 8  # seconds; leases here lapse after three
 
 
