@@ -6,7 +6,7 @@ import pytest
 
 from acsearch.redaction import redact, without_secrets
 from acsearch.storage.home import Home
-from support.doctor import ENCODED, SECRET, given
+from support.doctor import ENCODED, SECRET, set_variables
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -28,7 +28,9 @@ def test_addresses_are_shown_without_what_is_secret(text: str) -> None:
 
 
 def test_what_drivers_quote_alone_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, AWS_SECRET_ACCESS_KEY="Amazon/S3cret", ACSEARCH_STORAGE=f"postgresql://me:{ENCODED}@host/db")
+    set_variables(
+        monkeypatch, AWS_SECRET_ACCESS_KEY="Amazon/S3cret", ACSEARCH_STORAGE=f"postgresql://me:{ENCODED}@host/db"
+    )
     assert Home().storage_url.endswith(f"{ENCODED}@host/db")
     said = without_secrets(f"bad {SECRET}, bad {ENCODED}, key='Amazon/S3cret'")
     assert said == "bad ***, bad ***, key='***'"

@@ -8,10 +8,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from evals import evaluate
 from support import ROOT
 from support.evaluation import COUNT, GIVEN, LAW, Guesser, samples
 from support.paper_benchmarks import save
+
+pytestmark = pytest.mark.slow
 
 RANK = """
 import dataclasses, json, os, sys
@@ -34,7 +38,7 @@ def test_two_ranks_score_what_one_scores(tmp_path: Path, questions: dict[str, Pa
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     arguments = [ROOT / "tests", two, data["micro_count"], data["mmmu_val"]]
     done = subprocess.run(
-        [*launch, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        [*launch, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((two / f"rank{rank}.json").read_text()) for rank in range(2)]

@@ -14,7 +14,7 @@ from acsearch.runners.recorded import RecordedRunner
 from acsearch.study.events import Event
 from acsearch.study.snapshot import Snapshot
 from acsearch.study.study import Study
-from support.homes import Place
+from support.homes import TempHome
 from trainers.utils.progress import Reporter
 
 LOOKED_UP = RecordedRunner(load_table("law_v1"))
@@ -52,12 +52,12 @@ def proposals(snapshot: Snapshot) -> list[str]:
     return [record.representation for record in snapshot.finetunes]
 
 
-def trials(place: Place) -> list[dict[str, Any]]:
+def trials(place: TempHome) -> list[dict[str, Any]]:
     """All that Optuna holds of the trials but their keys in its tables."""
     return [{**vars(trial), "_trial_id": None} for trial in place.study()._study.get_trials()]
 
 
-def carry(source: Place, target: Place, **options: Any) -> bundle.Imported:
+def carry(source: TempHome, target: TempHome, **options: Any) -> bundle.Imported:
     number = len(list(source.folder.parent.glob("*.zst")))
     file = source.folder.parent / f"{number}.tar.zst"
     export_study(source, "s", file)

@@ -13,24 +13,24 @@ ENCODED = SECRET.replace("/", "%2F")
 VARIABLES = ("ACSEARCH_", "MLFLOW_", "AWS_", "PG")
 
 
-def given(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+def set_variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     for name, value in values.items():
         monkeypatch.setenv(name, value)
 
 
-def the(findings: list[Finding], what: str) -> Finding:
+def finding_about(findings: list[Finding], what: str) -> Finding:
     (found,) = (one for one in findings if one.what == what)
     return found
 
 
-def is_wrong(findings: list[Finding], says: str, todo: str) -> None:
+def assert_one_failure(findings: list[Finding], says: str, todo: str) -> None:
     """One thing is, and it says this and to do this."""
     (wrong,) = (one for one in findings if one.state == "fail")
     assert says in wrong.found
     assert todo in wrong.todo
 
 
-def nobody() -> str:
+def unused_address() -> str:
     """An address where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

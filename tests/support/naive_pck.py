@@ -10,7 +10,7 @@ import numpy as np
 from acsearch.scores.pairs import Pairs
 
 
-def naive(
+def naive_pck(
     features: np.ndarray,
     pairs: Pairs,
     cell_of: Callable[[int, float, float], tuple[float, float]],

@@ -77,14 +77,14 @@ def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
         assert float((weight - theirs[name]).abs().max()) < tolerance, name
 
 
-def flip(path: Path, place: float = 0.5) -> None:
+def flip_bit(path: Path, place: float = 0.5) -> None:
     """One bit."""
     content = bytearray(path.read_bytes())
     content[int(place * (len(content) - 1))] ^= 4
     path.write_bytes(content)
 
 
-def broken(kind: str) -> Callable[[Path], object]:
+def damage(kind: str) -> Callable[[Path], object]:
     """What may happen to a checkpoint."""
     breaks: dict[str, Callable[[Path], object]] = {
         "unmarked": lambda folder: (folder / commit.MANIFEST).unlink(),
@@ -92,15 +92,15 @@ def broken(kind: str) -> Callable[[Path], object]:
         "empty mark": lambda folder: (folder / commit.MANIFEST).write_text("{}"),
         "a file missing": lambda folder: (folder / "state.json").unlink(),
         "cut short": lambda folder: os.truncate(folder / "optimizer.pt", 1000),
-        "a bit of the weights": lambda folder: flip(folder / WEIGHTS),
-        "a bit of the optimizer": lambda folder: flip(folder / "optimizer.pt", 0.9),
-        "a bit of the mark": lambda folder: flip(folder / commit.MANIFEST),
+        "a bit of the weights": lambda folder: flip_bit(folder / WEIGHTS),
+        "a bit of the optimizer": lambda folder: flip_bit(folder / "optimizer.pt", 0.9),
+        "a bit of the mark": lambda folder: flip_bit(folder / commit.MANIFEST),
         "half-written": lambda folder: folder.rename(folder.with_name(f".{folder.name}.99999")),
     }
     return breaks[kind]
 
 
-def start(context: Any, job: Job, folder: Path, world: int = 1) -> list[Any]:
+def start_ranks(context: Any, job: Job, folder: Path, world: int = 1) -> list[Any]:
     port = free_port()
     ranks = [context.Process(target=tiny.rank, args=(job, folder, rank, world, port)) for rank in range(world)]
     for one in ranks:
@@ -108,7 +108,7 @@ def start(context: Any, job: Job, folder: Path, world: int = 1) -> list[Any]:
     return ranks
 
 
-def finish(ranks: list[Any], seconds: float = 120) -> list[int | None]:
+def exit_codes(ranks: list[Any], seconds: float = 600) -> list[int | None]:
     """Exit codes."""
     until = time.monotonic() + seconds
     for one in ranks:

@@ -16,7 +16,7 @@ def address(folder: Path) -> str:
     return f"s3://{s3.BUCKET}/{folder.name}"
 
 
-def keys(server: s3.Server, folder: Path) -> set[str]:
+def stored_keys(server: s3.Server, folder: Path) -> set[str]:
     """What is in the bucket below that prefix."""
     pages = server.client().get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix=f"{folder.name}/")
     return {one["Key"].split("/", 1)[1] for page in pages for one in page.get("Contents", ())}
@@ -33,14 +33,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != commit.MANIFEST}
 
 
-def soon(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
-def make_job(world: Path, **settings: object) -> Job:
+def small_job(world: Path, **settings: object) -> Job:
     """12 steps."""
     defaults: dict[str, object] = {"epochs": 2.0, "checkpoint_every": 1, "cache_features": True}
     train = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
@@ -57,12 +57,12 @@ def make_job(world: Path, **settings: object) -> Job:
     )
 
 
-def at(job: Job, root: Path, url: str | None) -> tuple[Job, Path]:
+def on_machine(job: Job, root: Path, url: str | None) -> tuple[Job, Path]:
     """The job on a machine with this work folder, and its stage's folder there."""
     shared = Shared(url=url, root=root) if url else None
     placed = job.model_copy(update={"store": shared, "features": root / "features"})
     return placed, root / "stages" / job.digest[:24]
 
 
-def never(step: int, steps: int, loss: float) -> None:
+def fail_if_trained(step: int, steps: int, loss: float) -> None:
     raise AssertionError("nothing is left to train")

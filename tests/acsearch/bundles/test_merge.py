@@ -15,7 +15,7 @@ from acsearch.bundles.transfer import export_study
 from acsearch.errors import BundleError
 from acsearch.study.snapshot import Snapshot
 from support.bundled_studies import LOOKED_UP, carry, run, trials
-from support.homes import Place
+from support.homes import TempHome
 from trainers.errors import AcsearchError, ConfigError
 
 
@@ -23,19 +23,21 @@ from trainers.errors import AcsearchError, ConfigError
 def forked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same study in two places, one finetune done and one left unfinished."""
     folder = tmp_path_factory.mktemp("forked")
-    run(Place(folder / "there").start(budget=4), 1, left=True)
-    carry(Place(folder / "there"), Place(folder / "here"))
+    run(TempHome(folder / "there").start(budget=4), 1, left=True)
+    carry(TempHome(folder / "there"), TempHome(folder / "here"))
     return folder
 
 
 @pytest.fixture
-def halves(forked: Path, here: Place, there: Place) -> tuple[Place, Place]:
+def halves(forked: Path, here: TempHome, there: TempHome) -> tuple[TempHome, TempHome]:
     for place in (here, there):
         shutil.copytree(forked / place.folder.name, place.folder)
     return here, there
 
 
-def end(place: Place, number: int, candidate: int, state: TrialState = TrialState.COMPLETE, more: float = 0.0) -> None:
+def end(
+    place: TempHome, number: int, candidate: int, state: TrialState = TrialState.COMPLETE, more: float = 0.0
+) -> None:
     """A trial of this candidate, ended as a policy and a cluster of another kind might have."""
     study, table = place.study(), LOOKED_UP.table
     inner = study._study
@@ -52,23 +54,25 @@ def end(place: Place, number: int, candidate: int, state: TrialState = TrialStat
         inner.tell(number, state=state)
 
 
-def running(place: Place) -> int:
+def running(place: TempHome) -> int:
     """The candidate of the unfinished trial 1."""
     return int(place.study()._study.trials[1].params["candidate"])
 
 
-def states(place: Place) -> list[tuple[int | None, str]]:
+def states(place: TempHome) -> list[tuple[int | None, str]]:
     return [(trial.params.get("candidate"), trial.state.name) for trial in place.study()._study.trials]
 
 
-def refused(source: Place, target: Place, why: str, error: type[AcsearchError] = BundleError, **options: Any) -> None:
+def refused(
+    source: TempHome, target: TempHome, why: str, error: type[AcsearchError] = BundleError, **options: Any
+) -> None:
     before = target.content()
     with pytest.raises(error, match=why):
         carry(source, target, **options)
     assert target.content() == before
 
 
-def test_running_here_and_finished_there(halves: tuple[Place, Place]) -> None:
+def test_running_here_and_finished_there(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     end(there, 1, running(there))
     carry(there, here)
@@ -77,7 +81,7 @@ def test_running_here_and_finished_there(halves: tuple[Place, Place]) -> None:
     assert not carry(here, there).changes
 
 
-def test_finished_here_and_running_there(halves: tuple[Place, Place]) -> None:
+def test_finished_here_and_running_there(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     end(here, 1, running(here))
     before = here.content()
@@ -85,7 +89,7 @@ def test_finished_here_and_running_there(halves: tuple[Place, Place]) -> None:
     assert here.content() == before
 
 
-def test_finished_in_both_alike(halves: tuple[Place, Place]) -> None:
+def test_finished_in_both_alike(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     end(here, 1, running(here))
     end(there, 1, running(there))
@@ -93,7 +97,7 @@ def test_finished_in_both_alike(halves: tuple[Place, Place]) -> None:
     assert not carry(here, there).changes
 
 
-def test_finished_in_both_otherwise(halves: tuple[Place, Place]) -> None:
+def test_finished_in_both_otherwise(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     candidate = running(here)
     end(here, 1, candidate)
@@ -104,7 +108,7 @@ def test_finished_in_both_otherwise(halves: tuple[Place, Place]) -> None:
     refused(there, here, f"{what}: mmbench_en is {points} here, {points + 0.25} there; nothing was imported")
 
 
-def test_failed_in_one_and_complete_in_the_other(halves: tuple[Place, Place]) -> None:
+def test_failed_in_one_and_complete_in_the_other(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     end(here, 1, running(here), TrialState.FAIL)
     end(there, 1, running(there))
@@ -112,13 +116,13 @@ def test_failed_in_one_and_complete_in_the_other(halves: tuple[Place, Place]) ->
     refused(here, there, "complete here, fail there")
 
 
-def test_failed_in_both(halves: tuple[Place, Place]) -> None:
+def test_failed_in_both(halves: tuple[TempHome, TempHome]) -> None:
     for place in halves:
         end(place, 1, running(place), TrialState.FAIL)
     assert not carry(halves[1], halves[0]).changes
 
 
-def test_other_candidates_under_one_number(halves: tuple[Place, Place]) -> None:
+def test_other_candidates_under_one_number(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     one, other, third = sorted({*range(13)} - {row for row, _ in states(here)})[:3]  # type: ignore[type-var]
     for place in halves:
@@ -144,7 +148,7 @@ def test_other_candidates_under_one_number(halves: tuple[Place, Place]) -> None:
     assert there.study().budget == 5
 
 
-def test_asked_for_and_not_proposed(here: Place, there: Place, undisturbed: Snapshot) -> None:
+def test_asked_for_and_not_proposed(here: TempHome, there: TempHome, undisturbed: Snapshot) -> None:
     """What a controller leaves that dies between the two."""
     run(there.start(), 1)
     there.study()._study.ask()
@@ -163,7 +167,7 @@ def test_asked_for_and_not_proposed(here: Place, there: Place, undisturbed: Snap
     assert len(run(here.study()).finished) == 4
 
 
-def test_the_larger_budget_counts(halves: tuple[Place, Place]) -> None:
+def test_the_larger_budget_counts(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     there.study().raise_budget(6)
     carry(there, here)
@@ -171,7 +175,7 @@ def test_the_larger_budget_counts(halves: tuple[Place, Place]) -> None:
     assert not carry(here, there).changes
 
 
-def test_scores_are_united_or_refused(halves: tuple[Place, Place]) -> None:
+def test_scores_are_united_or_refused(halves: tuple[TempHome, TempHome]) -> None:
     here, there = halves
     scored = {"alignment": [0.5] * 8, "correspondence": 20.0, "seconds": 1.0, "details": {}}
     here.study()._study.set_user_attr("score-0", scored)
@@ -184,13 +188,13 @@ def test_scores_are_united_or_refused(halves: tuple[Place, Place]) -> None:
     refused(there, here, r"was scored in both halves, A and C are 0.5 and 20.0 here and 0.5 and None in the bundle")
 
 
-def test_another_study_of_the_same_name(here: Place, there: Place) -> None:
+def test_another_study_of_the_same_name(here: TempHome, there: TempHome) -> None:
     here.start()
     there.start()
     refused(there, here, "another one of the same name: started is 20.* here and 20.* in the bundle")
 
 
-def test_what_somebody_works_on_is_let_be(halves: tuple[Place, Place], tmp_path: Path) -> None:
+def test_what_somebody_works_on_is_let_be(halves: tuple[TempHome, TempHome], tmp_path: Path) -> None:
     here, there = halves
     with there.claims("s").claim("trial-1"):
         assert export_study(there, "s", tmp_path / "b.tar.zst").working == (1,)

@@ -20,11 +20,11 @@ from acsearch.errors import BundleError, StudyError
 from acsearch.study.snapshot import Snapshot
 from support import postgres
 from support.bundled_studies import Interrupted, carry, proposals, run, trials
-from support.homes import Place
+from support.homes import TempHome
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["between finetunes", "within one"])
-def test_a_study_goes_on_elsewhere(here: Place, there: Place, undisturbed: Snapshot, left: bool) -> None:
+def test_a_study_goes_on_elsewhere(here: TempHome, there: TempHome, undisturbed: Snapshot, left: bool) -> None:
     run(there.start(), 2, left=left)
     carry(there, here)
     assert trials(here) == trials(there)  # numbers, states, times, values, parameters, attributes
@@ -37,7 +37,7 @@ def test_a_study_goes_on_elsewhere(here: Place, there: Place, undisturbed: Snaps
     assert len(run(there.study()).finished) == 4  # nothing is left to do
 
 
-def test_twice_changes_nothing(here: Place, there: Place, tmp_path: Path) -> None:
+def test_twice_changes_nothing(here: TempHome, there: TempHome, tmp_path: Path) -> None:
     run(there.start(), 2, left=True)
     first, second = tmp_path / "a.tar.zst", tmp_path / "b.tar.zst"
     export_study(there, "s", first)
@@ -51,7 +51,7 @@ def test_twice_changes_nothing(here: Place, there: Place, tmp_path: Path) -> Non
 
 
 def test_an_import_that_was_killed_is_ended_by_the_next(
-    here: Place, there: Place, monkeypatch: pytest.MonkeyPatch
+    here: TempHome, there: TempHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(there.start(), 3)
     add, added = bundle.optuna.Study.add_trial, []
@@ -72,7 +72,7 @@ def test_an_import_that_was_killed_is_ended_by_the_next(
     assert trials(here) == trials(there)
 
 
-def test_a_bundle_is_a_tar_that_others_read(there: Place, tmp_path: Path) -> None:
+def test_a_bundle_is_a_tar_that_others_read(there: TempHome, tmp_path: Path) -> None:
     there.start()
     export_study(there, "s", tmp_path / "b.tar.zst")
     with (tmp_path / "b.tar.zst").open("rb") as file:
@@ -86,7 +86,7 @@ def test_a_bundle_is_a_tar_that_others_read(there: Place, tmp_path: Path) -> Non
     assert (manifest["format"], manifest["study"], study["attributes"]["budget"]) == (1, "s", 4)
 
 
-def test_a_file_is_not_overwritten(there: Place, tmp_path: Path) -> None:
+def test_a_file_is_not_overwritten(there: TempHome, tmp_path: Path) -> None:
     there.start()
     file = tmp_path / "mine.tar.zst"
     file.write_text("mine")
@@ -99,13 +99,13 @@ def test_a_file_is_not_overwritten(there: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.services
-def test_to_postgresql_and_back(there: Place, tmp_path: Path, undisturbed: Snapshot) -> None:
+def test_to_postgresql_and_back(there: TempHome, tmp_path: Path, undisturbed: Snapshot) -> None:
     with postgres.server(tmp_path) as url:
         engine = sqlalchemy.create_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("create database studies"))
         engine.dispose()
-        here = Place(tmp_path / "here", f"{url}/studies")
+        here = TempHome(tmp_path / "here", f"{url}/studies")
         run(there.start(), 2, left=True)
         carry(there, here)
         assert trials(here) == trials(there)

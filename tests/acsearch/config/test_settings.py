@@ -8,7 +8,7 @@ import pytest
 
 from acsearch.config import settings
 from acsearch.storage.home import Home
-from support.doctor import SECRET, given
+from support.doctor import SECRET, set_variables
 from trainers.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -20,13 +20,13 @@ def test_options_count_before_variables_before_the_file_before_defaults(
     assert Home().storage_url == "sqlite:///acsearch-runs/studies.db"
     (tmp_path / "acsearch.toml").write_text('home = "filed"\ntracking = "http://filed"\nlease_seconds = 7\n')
     assert (Home().folder, Home().tracking_uri, Home().lease_seconds) == (Path("filed"), "http://filed", 7.0)
-    given(monkeypatch, MLFLOW_TRACKING_URI="http://mlflow", ACSEARCH_HOME="variable", ACSEARCH_STORAGE="")
+    set_variables(monkeypatch, MLFLOW_TRACKING_URI="http://mlflow", ACSEARCH_HOME="variable", ACSEARCH_STORAGE="")
     assert Home().storage_url == "sqlite:///variable/studies.db"  # what is empty is not set
     assert Home().tracking_uri == "http://mlflow"
-    given(monkeypatch, ACSEARCH_TRACKING="http://variable")
+    set_variables(monkeypatch, ACSEARCH_TRACKING="http://variable")
     assert Home().tracking_uri == "http://variable"
     assert Home(tracking="http://option").tracking_uri == "http://option"
-    given(monkeypatch, **Home(tracking="http://option").environment)  # as jobs are told
+    set_variables(monkeypatch, **Home(tracking="http://option").environment)  # as jobs are told
     (tmp_path / "acsearch.toml").unlink()
     assert (Home().tracking_uri, Home().lease_seconds, Home().folder) == ("http://option", 7.0, tmp_path / "variable")
 
@@ -45,7 +45,7 @@ def test_options_count_before_variables_before_the_file_before_defaults(
 )
 def test_a_bad_file(text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text(text)
-    given(monkeypatch, ACSEARCH_SETTINGS="mine.toml")
+    set_variables(monkeypatch, ACSEARCH_SETTINGS="mine.toml")
     with pytest.raises(ConfigError) as caught:
         settings.settings()
     assert str(caught.value).startswith(f"{tmp_path}/mine.toml: ")
@@ -54,9 +54,9 @@ def test_a_bad_file(text: str, says: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_bad_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, ACSEARCH_LEASE_SECONDS="soon")
+    set_variables(monkeypatch, ACSEARCH_LEASE_SECONDS="soon")
     with pytest.raises(ConfigError, match=r"^\$ACSEARCH_LEASE_SECONDS: "):
         Home().lease_seconds  # noqa: B018
-    given(monkeypatch, ACSEARCH_SETTINGS="nowhere.toml")
+    set_variables(monkeypatch, ACSEARCH_SETTINGS="nowhere.toml")
     with pytest.raises(ConfigError, match="no file nowhere.toml"):
         settings.settings()

@@ -15,7 +15,7 @@ from acsearch.doctor.finding import Finding, within
 from acsearch.doctor.machine import folder
 from acsearch.storage.home import Home
 from support import ROOT
-from support.doctor import ENCODED, is_wrong, nobody, the
+from support.doctor import ENCODED, assert_one_failure, finding_about, unused_address
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -41,26 +41,26 @@ def test_a_check_that_hangs_is_given_up() -> None:
         threading.Event().wait()
         return []
 
-    is_wrong(within(0.1, "it", hang, Home()), "no answer within 0.1 s", "")
+    assert_one_failure(within(0.1, "it", hang, Home()), "no answer within 0.1 s", "")
 
 
 def test_the_home_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "acsearch-runs").write_text("a file")
-    is_wrong(folder(Home()), f"{tmp_path}/acsearch-runs: Not a directory", "ACSEARCH_HOME")
+    assert_one_failure(folder(Home()), f"{tmp_path}/acsearch-runs: Not a directory", "ACSEARCH_HOME")
 
 
 def test_settings_that_cannot_be_read_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "acsearch.toml").write_text("stroage = 'x'")
     findings = examine(Home())
-    is_wrong(findings, "did you mean 'storage'?", "mend the file")
-    assert "not checked" in the(findings, "storage").found
-    assert the(findings, "torch").state == "ok"
+    assert_one_failure(findings, "did you mean 'storage'?", "mend the file")
+    assert "not checked" in finding_about(findings, "storage").found
+    assert finding_about(findings, "torch").state == "ok"
 
 
 def test_a_password_that_others_can_read(tmp_path: Path) -> None:
-    (tmp_path / "acsearch.toml").write_text(f'storage = "postgresql+psycopg://me:{ENCODED}@{nobody()}/db"')
+    (tmp_path / "acsearch.toml").write_text(f'storage = "postgresql+psycopg://me:{ENCODED}@{unused_address()}/db"')
     (tmp_path / "acsearch.toml").chmod(0o644)
-    found = the(examine(Home()), "settings")
+    found = finding_about(examine(Home()), "settings")
     assert (found.state, found.todo) == ("warn", f"chmod 600 {tmp_path}/acsearch.toml")
     (tmp_path / "acsearch.toml").chmod(0o600)
-    assert the(examine(Home()), "settings").state == "ok"
+    assert finding_about(examine(Home()), "settings").state == "ok"

@@ -17,7 +17,7 @@ from acsearch.doctor.examine import examine
 from acsearch.doctor.services import storage, store
 from acsearch.storage.home import Home
 from support import ROOT, mlflow_server, postgres, s3
-from support.doctor import ENCODED, SECRET, given, is_wrong, nobody
+from support.doctor import ENCODED, SECRET, assert_one_failure, set_variables, unused_address
 
 pytestmark = [pytest.mark.services, pytest.mark.usefixtures("alone")]
 
@@ -59,9 +59,9 @@ def test_a_study_leaves_its_secrets_nowhere(
     right: bool, team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in what it prints nor in any file, nor in MLflow's database or artifacts."""
-    tracking = urlsplit(team.mlflow if right else f"http://{nobody()}")
-    given(monkeypatch, **team.bucket.environment, PGPASSWORD=f"{SECRET}PG", MLFLOW_TRACKING_TOKEN=f"{SECRET}ML")
-    given(monkeypatch, PYTHONPATH=str(ROOT), ACSEARCH_TRACKING=f"http://me:{ENCODED}@{tracking.netloc}")
+    tracking = urlsplit(team.mlflow if right else f"http://{unused_address()}")
+    set_variables(monkeypatch, **team.bucket.environment, PGPASSWORD=f"{SECRET}PG", MLFLOW_TRACKING_TOKEN=f"{SECRET}ML")
+    set_variables(monkeypatch, PYTHONPATH=str(ROOT), ACSEARCH_TRACKING=f"http://me:{ENCODED}@{tracking.netloc}")
     (tmp_path / "acsearch.toml").write_text(f'storage = "{team.with_password}"\n')
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,7 @@ def test_a_study_leaves_its_secrets_nowhere(
 
 
 def test_all_is_right(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, **team.bucket.environment, ACSEARCH_WORK=f"s3://{s3.BUCKET}/work", PGPASSWORD=SECRET)
+    set_variables(monkeypatch, **team.bucket.environment, ACSEARCH_WORK=f"s3://{s3.BUCKET}/work", PGPASSWORD=SECRET)
     before = {one["Key"] for one in team.bucket.client().list_objects_v2(Bucket=s3.BUCKET).get("Contents", ())}
     home = Home(team.database, team.mlflow)
     findings = examine(home) + examine(home)  # the second finds what the first left in MLflow's trash
@@ -126,15 +126,17 @@ def test_all_is_right(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_database_refuses(team: Team) -> None:
     wrong = team.with_password.replace(ENCODED, "guess")
-    is_wrong(storage(Home(wrong)), "password authentication failed", "PGPASSWORD")
-    is_wrong(storage(Home(f"{team.with_password}_not")), "does not exist", "createdb")
+    assert_one_failure(storage(Home(wrong)), "password authentication failed", "PGPASSWORD")
+    assert_one_failure(storage(Home(f"{team.with_password}_not")), "does not exist", "createdb")
     at = team.database.split("@")[1].split("/")[0]
-    is_wrong(storage(Home(f"postgresql+psycopg://mlflow@{at}/mlflow")), "tables of something else", "of their own")
-    is_wrong(storage(Home(f"postgresql+psycopg://mlflow@{at}/postgres")), "permission denied", "GRANT")
+    assert_one_failure(
+        storage(Home(f"postgresql+psycopg://mlflow@{at}/mlflow")), "tables of something else", "of their own"
+    )
+    assert_one_failure(storage(Home(f"postgresql+psycopg://mlflow@{at}/postgres")), "permission denied", "GRANT")
 
 
 def test_the_store_refuses(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, **team.bucket.environment, ACSEARCH_WORK="s3://nosuch/work")
-    is_wrong(store(Home()), "there is no bucket 'nosuch'", "mend")
-    given(monkeypatch, ACSEARCH_WORK=f"s3://{s3.BUCKET}/work", AWS_SECRET_ACCESS_KEY="guess")
-    is_wrong(store(Home()), "AWS_SECRET_ACCESS_KEY", "mend")
+    set_variables(monkeypatch, **team.bucket.environment, ACSEARCH_WORK="s3://nosuch/work")
+    assert_one_failure(store(Home()), "there is no bucket 'nosuch'", "mend")
+    set_variables(monkeypatch, ACSEARCH_WORK=f"s3://{s3.BUCKET}/work", AWS_SECRET_ACCESS_KEY="guess")
+    assert_one_failure(store(Home()), "AWS_SECRET_ACCESS_KEY", "mend")

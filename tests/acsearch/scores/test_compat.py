@@ -17,7 +17,7 @@ from acsearch.scores.extract import extract, measure_compat, on_grid
 from acsearch.scores.pairs import read_pairs
 from support.colour_encoder import Colours, colours
 from support.keypoint_pairs import frames_of, random_features, random_pairs
-from support.naive_pck import naive
+from support.naive_pck import naive_pck
 from trainers.encoders import Encoder, Registry
 from trainers.encoders.images import SQUASH
 from trainers.encoders.joined import VisionRepresentation
@@ -39,7 +39,7 @@ def test_compat_agrees_with_a_loop_over_the_published_steps(own: float) -> None:
             (840 - round(840 * h / max(w, h))) / 2
         )
 
-    expected = naive(
+    expected = naive_pck(
         features.numpy(),
         pairs,
         cell_of=lambda image, x, y: tuple(one * side / 840 for one in on_canvas(image, x, y)),  # type: ignore[return-value]

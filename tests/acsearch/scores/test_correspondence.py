@@ -16,7 +16,7 @@ from acsearch.scores.extract import on_grid
 from acsearch.scores.matching import products
 from acsearch.scores.pairs import Pairs
 from support.keypoint_pairs import frames_of, random_features, random_pairs
-from support.naive_pck import naive
+from support.naive_pck import naive_pck
 from trainers.encoders.images import LETTERBOX, SQUASH
 from trainers.encoders.joined import join
 from trainers.errors import ConfigError, DataError
@@ -41,7 +41,7 @@ def naive_c(
         sx, sy, ox, oy = scales(image)
         return ((column + 0.5) * size / width - ox) / sx, ((row + 0.5) * size / height - oy) / sy
 
-    return naive(
+    return naive_pck(
         features.numpy(), pairs, cell_of, point_of, lambda _, x, y: (x, y), lambda _, limit: limit, decode, **more
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import s3
-from support.work_stores import address, committed_folder, contents, keys
+from support.work_stores import address, committed_folder, contents, stored_keys
 from trainers.checkpoints import commit
 from trainers.checkpoints.work_store import RemoteStore, Store, open_store
 from trainers.training.train import RESULT
@@ -103,7 +103,7 @@ def test_two_writers_of_one_result_never_mix(running: s3.Server, tmp_path: Path)
     for pulled, wholes in seen.items():
         assert len(wholes) == 1
         assert wholes <= written[pulled]
-    assert len(keys(running, tmp_path)) == turns * (1 + 4)
+    assert len(stored_keys(running, tmp_path)) == turns * (1 + 4)
 
 
 @pytest.mark.parametrize("kind", ["no file", "another file"])
@@ -138,7 +138,7 @@ def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) 
     client, halves = running.client(), f"{tmp_path.name}/stages/a/step-00000001"
 
     def marks() -> set[str]:
-        return {key for key in keys(running, tmp_path) if key.endswith(commit.MANIFEST)}
+        return {key for key in stored_keys(running, tmp_path) if key.endswith(commit.MANIFEST)}
 
     client.put_object(Bucket=s3.BUCKET, Key=f"{halves}/0123/weights", Body=b"half")
     client.create_multipart_upload(Bucket=s3.BUCKET, Key=f"{halves}/0123/optimizer")
@@ -146,7 +146,7 @@ def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) 
         store.push(committed_folder(commit.step_folder(stage, step), weights=str(step)), keep=2)
     assert store.drain()
     assert marks() == {f"stages/a/step-0000000{step}/commit.json" for step in (3, 4)}
-    assert not any("step-00000001" in key or "step-00000002" in key for key in keys(running, tmp_path))
+    assert not any("step-00000001" in key or "step-00000002" in key for key in stored_keys(running, tmp_path))
     assert not client.list_multipart_uploads(Bucket=s3.BUCKET).get("Uploads")
     for later in (8, 9):  # halves of another
         client.put_object(Bucket=s3.BUCKET, Key=f"{tmp_path.name}/stages/a/step-0000000{later}/0123/weights", Body=b"")
@@ -156,7 +156,7 @@ def test_the_store_keeps_what_a_stage_needs(running: s3.Server, tmp_path: Path) 
     store.push(committed_folder(stage / RESULT, weights="6"), keep=0)
     store.push(committed_folder(commit.step_folder(stage, 6), weights="6"), keep=2)  # of one who was cut off
     assert store.drain()
-    assert {key.split("/")[2] for key in keys(running, tmp_path)} == {RESULT}
+    assert {key.split("/")[2] for key in stored_keys(running, tmp_path)} == {RESULT}
 
 
 def test_a_checkpoint_that_was_superseded_is_not_waited_for(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.training_jobs import BOTH, Interrupted, TinyJobs, broken, stopping, weights
+from support.training_jobs import BOTH, Interrupted, TinyJobs, damage, stopping, weights
 from trainers.checkpoints import commit
 from trainers.errors import TrainingError
 from trainers.model.loading import load_model
@@ -34,7 +34,7 @@ def test_a_broken_checkpoint_is_passed_over(interrupted: tuple[Path, bytes], tmp
     stage = tmp_path / "stage"
     shutil.copytree(interrupted[0], stage)
     assert commit.latest(stage) == commit.step_folder(stage, 6)
-    broken(kind)(commit.step_folder(stage, 6))
+    damage(kind)(commit.step_folder(stage, 6))
     assert commit.latest(stage) == commit.step_folder(stage, 3)
 
 
@@ -44,7 +44,7 @@ def test_a_stage_goes_on_from_the_checkpoint_before(
 ) -> None:
     stage = tmp_path / "stage"
     shutil.copytree(interrupted[0], stage)
-    broken(kind)(commit.step_folder(stage, 6))
+    damage(kind)(commit.step_folder(stage, 6))
     steps: list[int] = []
     result = run_stage(jobs.make(BOTH), stage, lambda step, of, loss: steps.append(step))
     assert steps == list(range(4, 13))
@@ -87,7 +87,7 @@ def test_a_broken_result_is_refused_and_made_again(
     stage = tmp_path / "stage"
     shutil.copytree(interrupted[0].with_name("undisturbed"), stage)
     fingerprint = load_model(stage / RESULT).fingerprint
-    broken(kind)(stage / RESULT)
+    damage(kind)(stage / RESULT)
     said = "no readable commit.json" if kind == "unmarked" else "(has changed or is broken|is missing|no readable)"
     with pytest.raises(TrainingError, match=rf"result: .*{said}"):
         load_model(stage / RESULT)

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from support import ROOT
-from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, finish, start, weights
+from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, exit_codes, start_ranks, weights
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, run_stage
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("processes", "kills"), [(1, 2), (2, 1)])
@@ -31,7 +33,7 @@ def test_killed_at_any_moment_and_resumed(
     }[stage]
     alone = run_stage(job, tmp_path / "alone")
     if processes > 1:
-        assert finish(start(forks, job, tmp_path / "undisturbed", processes)) == [0] * processes
+        assert exit_codes(start_ranks(forks, job, tmp_path / "undisturbed", processes)) == [0] * processes
         assert_close(alone, tmp_path / "undisturbed" / RESULT)
     expected = weights(tmp_path / ("alone" if processes == 1 else "undisturbed") / RESULT)
     folder, seed = tmp_path / "killed", random.randrange(10**6)
@@ -40,17 +42,17 @@ def test_killed_at_any_moment_and_resumed(
     goal = 0
     for _ in range(kills):
         goal += chance.randrange(3, 9)
-        ranks, until = start(forks, job, folder, processes), time.monotonic() + 120
+        ranks, until = start_ranks(forks, job, folder, processes), time.monotonic() + 600
         while max((line.step for line in outbox.read()), default=0) < goal:
             assert time.monotonic() < until
             time.sleep(0.002)
         time.sleep(chance.random() * 0.03)
         for one in chance.sample(ranks, len(ranks)):
             one.kill()
-        finish(ranks)
+        exit_codes(ranks)
         steps = [line.step for line in outbox.read()]
         assert steps == list(range(1, len(steps) + 1))
-    assert finish(start(forks, job, folder, processes)) == [0] * processes
+    assert exit_codes(start_ranks(forks, job, folder, processes)) == [0] * processes
     assert weights(folder / RESULT) == expected
     assert [line.step for line in outbox.read()] == list(range(1, 25))
     assert sorted(path.name for path in folder.iterdir()) == ["lock", METRICS_LOG, RESULT]
@@ -65,7 +67,7 @@ def test_the_command_is_killed_and_resumed(jobs: TinyJobs, tmp_path: Path) -> No
     command = [sys.executable, "-m", "trainers", str(path), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     moment = random.randrange(3, 20)
     while len(MetricsLog(folder / METRICS_LOG).read()) < moment:
         assert child.poll() is None

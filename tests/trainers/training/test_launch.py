@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, finish, start, stopping
+from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, exit_codes, start_ranks, stopping
 from trainers.checkpoints import commit
 from trainers.errors import CrashedError, DataError
 from trainers.model.loading import MODEL
@@ -19,11 +19,12 @@ from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, run_stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
 def test_two_processes_train_what_one_trains(jobs: TinyJobs, forks: Any, tmp_path: Path, shard: bool) -> None:
     """Though one has text alone where the other has an image, and no sample at all at the end of an epoch."""
     job = jobs.make(LORA, micro_batch=1, epochs=1, shard=shard)  # the last batch is one sample
-    assert finish(start(forks, job, tmp_path / "two", 2)) == [0, 0]
+    assert exit_codes(start_ranks(forks, job, tmp_path / "two", 2)) == [0, 0]
     assert_close(run_stage(job, tmp_path / "one"), tmp_path / "two" / RESULT)
     one, two = (MetricsLog(tmp_path / name / METRICS_LOG).read() for name in ("one", "two"))
     for ours, theirs in zip(one, two, strict=True):
@@ -31,18 +32,20 @@ def test_two_processes_train_what_one_trains(jobs: TinyJobs, forks: Any, tmp_pat
             assert ours.metrics[metric] == pytest.approx(theirs.metrics[metric], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_whoever_comes_second_waits(jobs: TinyJobs, forks: Any, tmp_path: Path) -> None:
     """Two studies may want the same stage at the same time."""
     job = jobs.make(BOTH, epochs=6)
-    ranks = start(forks, job, tmp_path)
+    ranks = start_ranks(forks, job, tmp_path)
     while not (tmp_path / METRICS_LOG).exists():
         time.sleep(0.01)
     result = run_stage(job, tmp_path, stopping(1))
-    assert finish(ranks) == [0]
+    assert exit_codes(ranks) == [0]
     assert commit.committed(result)
     assert [line.step for line in MetricsLog(tmp_path / METRICS_LOG).read()] == list(range(1, 37))
 
 
+@pytest.mark.slow
 def test_launch_trains_in_several_processes(jobs: TinyJobs, tmp_path: Path) -> None:
     job, seen = jobs.make(CONNECTOR, labels={"trial": "3"}), []
     result = launch(job, tmp_path / "two", 2, lambda *told: seen.append(told))

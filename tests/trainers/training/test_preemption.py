@@ -22,6 +22,8 @@ from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, run_stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.usefixtures("at_once")
 def test_asked_by_a_signal_it_stops_at_a_committed_step(jobs: TinyJobs, tmp_path: Path) -> None:
@@ -34,7 +36,7 @@ def test_asked_by_a_signal_it_stops_at_a_committed_step(jobs: TinyJobs, tmp_path
         assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(random.choice(preemption.SIGNALS))
-    assert child.wait(120) == preemption.EXIT_CODE
+    assert child.wait(600) == preemption.EXIT_CODE
     steps = len(MetricsLog(folder / METRICS_LOG).read())
     kept = commit.latest(folder)
     assert kept == commit.step_folder(folder, steps)
