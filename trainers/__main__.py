@@ -17,17 +17,21 @@ from trainers.training import preemption
 from trainers.training.launch import slurm_ranks
 from trainers.training.train import run_stage
 
+
+@functools.cache  # each line once
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     os.environ |= slurm_ranks(os.environ)
     try:
         job = read_job(Path(sys.argv[1]))
-        store = open_store(job.store)
-        store.say = functools.cache(lambda text: print(text, file=sys.stderr, flush=True))  # each line once
         with preemption.listening():
-            run_stage(job, Path(sys.argv[2]))
-            store.drain()
+            run_stage(job, Path(sys.argv[2]), report=_report)
+            open_store(job.store, _report).drain()
     except PreemptedError:
         sys.exit(preemption.EXIT_CODE)
     except AcsearchError as error:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from trainers.errors import StoreError
+from trainers.utils.progress import Reporter
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ _UNREACHABLE = {"HTTPClientError", "ConnectionError", "ClientError", "ResponsePa
 
 
 class Remote:
-    """What can be done there, tried once: errors are those of fsspec. `insist` tries again.
+    """What can be done there, tried once: errors are those of fsspec. `retry` tries again.
 
     url: see `open_address`, which tells what it raises.
     """
@@ -35,15 +36,20 @@ class Remote:
         self.url = url.rstrip("/")
         self._fs, self._base = open_address(self.url)
 
-    def insist(self, tell: Callable[[str], None], function: Callable[..., T], *arguments: Any) -> T:
-        """Call until the store answers. tell: is told why it did not.
+    def retry(self, report: Reporter, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function until the store answers.
 
-        Raises StoreError where trying again is no use.
+        Args:
+            report: is called with why the store did not answer.
+            function: what to call, with the arguments that follow.
+
+        Raises:
+            StoreError: trying again is no use.
         """
 
         def before_sleep(state: RetryCallState) -> None:
             assert state.outcome is not None
-            tell(_first_line(state.outcome.exception()))
+            report(_first_line(state.outcome.exception()))
 
         wait = wait_random_exponential(max=_LONGEST)
         retrying = Retrying(retry=retry_if_exception(_is_away), wait=wait, before_sleep=before_sleep)

@@ -20,17 +20,20 @@ from trainers.job import Job
 from trainers.training import preemption
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, StepCallback, fetch, run_stage
+from trainers.utils.progress import Reporter, silent
 
 POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 
 
-def launch(job: Job, folder: Path, processes: int, on_step: StepCallback | None = None) -> Path:
+def launch(
+    job: Job, folder: Path, processes: int, on_step: StepCallback | None = None, report: Reporter = silent
+) -> Path:
     """The committed result of a stage; see `run_stage`. Raises what the processes raised, and CrashedError where
     they ended without a word of ours."""
     if processes == 1:
-        return run_stage(job, folder, on_step)
+        return run_stage(job, folder, on_step, report)
     result, log = folder / RESULT, folder / "train.log"
-    fetch(job, folder)
+    fetch(job, folder, report)
     if committed(result):
         return result
     folder.mkdir(parents=True, exist_ok=True)

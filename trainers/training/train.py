@@ -43,6 +43,7 @@ from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.training import preemption
 from trainers.training.metrics_log import MetricsLog
 from trainers.utils.locks import Locks
+from trainers.utils.progress import Reporter, silent
 
 RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _OPTIMIZER, _STATE = "optimizer.pt", "state.json"
@@ -77,14 +78,14 @@ class _State(BaseModel):
             raise TrainingError(f"{folder}: {_STATE} cannot be used: {error}") from error
 
 
-def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None) -> Path:
+def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, report: Reporter = silent) -> Path:
     """Train a stage in its folder, from wherever it was left. Returns the folder of its committed result.
 
     Waits for whoever else on this machine trains it already, such as processes that outlived their parent. Raises
     DataError when samples cannot be trained on, CandidateError when the loss is not finite or memory does not suffice,
     TrainingError when a checkpoint is another job's, and PreemptedError as `trainers.training.preemption` says.
     """
-    result, store, first = folder / RESULT, open_store(job.store), os.environ.get("RANK", "0") == "0"
+    result, store, first = folder / RESULT, open_store(job.store, report), os.environ.get("RANK", "0") == "0"
     if commit.committed(result):
         if first:
             store.push(result, keep=0)
@@ -103,10 +104,10 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None) -> Pa
     return result
 
 
-def fetch(job: Job, folder: Path) -> None:
+def fetch(job: Job, folder: Path, report: Reporter = silent) -> None:
     """Bring here what the store has of a stage, before processes are started that would wait for each other."""
     with Locks(folder).exclusive("lock"):
-        _fetch(job, folder, open_store(job.store))
+        _fetch(job, folder, open_store(job.store, report))
 
 
 def _fetch(job: Job, folder: Path, store: Store) -> None:

@@ -264,6 +264,24 @@ def test_without_a_store_all_stays_here(tmp_path: Path) -> None:
     assert store.address(folder) == str(folder)
 
 
+def test_callers_of_one_store_share_its_uploads_and_hear_what_they_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, put, heard = threading.Event(), Remote.put, (list[str](), list[str]())
+    monkeypatch.setattr(Remote, "put", lambda *arguments: go_on.wait() and put(*arguments))
+    shared = Shared(url=f"file://{tmp_path}/store", root=tmp_path / "here")
+    first, second = (open_store(shared, listener.append) for listener in heard)
+    folder = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, weights="1")
+    first.push(folder, keep=0)
+    assert not second.drain(within=0)
+    go_on.set()
+    assert second.drain()
+    shutil.rmtree(folder)
+    heard[1].clear()
+    assert first.pull(folder)
+    assert heard == ([f"fetching {shared.url}/stages/a/{RESULT}, weights"], [])
+
+
 # -- what a person hears -----------------------------------------------------------------------------------------------
 
 
@@ -324,8 +342,8 @@ def test_what_is_no_address(tmp_path: Path, url: str, said: str) -> None:
 
 
 def test_the_server_is_killed_during_an_upload(running: s3.Server, tmp_path: Path) -> None:
-    store, heard = RemoteStore(address(tmp_path), tmp_path / "here"), list[str]()
-    store.say = heard.append
+    heard: list[str] = []
+    store = RemoteStore(address(tmp_path), tmp_path / "here", heard.append)
     files = {f"file{number}": os.urandom(2**20) for number in range(40)}
     folder = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, **files)
     store.push(folder, keep=0)
