@@ -1,6 +1,7 @@
 """`python -m trainers JOB.json FOLDER`: train a stage, alone or as one process of torchrun or srun. Idempotent.
 
-Asked to stop by a signal, see `trainers.training.preemption`, it commits a checkpoint and ends with exit code 75.
+Asked to stop by a signal, see `trainers.training.preemption`, it commits a checkpoint and ends with exit code 75. An
+error that a person can act on is printed, and left in the folder for `trainers.training.launch`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from trainers.checkpoints.work_store import open_store
 from trainers.errors import AcsearchError, PreemptedError
 from trainers.job import read_job
 from trainers.training import preemption
+from trainers.training.error_file import write_error
 from trainers.training.launch import slurm_ranks
 from trainers.training.train import run_stage
 
@@ -35,4 +37,5 @@ if __name__ == "__main__":
     except PreemptedError:
         sys.exit(preemption.EXIT_CODE)
     except AcsearchError as error:
+        write_error(Path(sys.argv[2]), error)
         sys.exit(f"{type(error).__name__}: {error.line}")

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from trainers import errors
 from trainers.checkpoints.commit import committed
 from trainers.data.manifest import read_manifest
 from trainers.data.sampler import Schedule
-from trainers.errors import CrashedError, PreemptedError, TrainingError
+from trainers.errors import AcsearchError, CrashedError, PreemptedError, TrainingError
 from trainers.job import Job
 from trainers.training import preemption
+from trainers.training.error_file import error_type, read_error, remove_error
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, StepCallback, fetch, run_stage
 from trainers.utils.progress import Reporter, silent
@@ -38,6 +38,7 @@ def launch(
         return result
     folder.mkdir(parents=True, exist_ok=True)
     preemption.clear(folder)
+    remove_error(folder)
     steps = _steps(job) if on_step else 0
     (folder / "job.json").write_text(job.model_dump_json(indent=1))
     command = [*_launcher(processes), "-m", "trainers", str(folder / "job.json"), str(folder)]
@@ -64,13 +65,17 @@ def launch(
     with log.open("rb") as output:
         output.seek(begin)
         lines = output.read().decode(errors="replace").splitlines()
-    what, where = f"training in {processes} processes failed", f"(see {log})"
+    error = read_error(folder) or _error_in(lines)
+    raise type(error)(f"training in {processes} processes failed: {error} (see {log})")
+
+
+def _error_in(lines: list[str]) -> AcsearchError:
+    """What the log of processes says, where they left no error in the folder: nodes may have folders of their own."""
     for line in lines:
         name, _, text = line.partition(": ")
-        if kind := getattr(errors, name, None):
-            raise kind(f"{what}: {text} {where}")
-    told = [line for line in lines if "rror:" in line] or lines[-1:] or ["no output"]
-    raise CrashedError(f"{what}: {told[-1]} {where}")
+        if kind := error_type(name):
+            return kind(text)
+    return CrashedError(([line for line in lines if "rror:" in line] or lines[-1:] or ["no output"])[-1])
 
 
 def _launcher(processes: int) -> list[str]:

@@ -35,6 +35,7 @@ from trainers.model.loading import METRICS, MODEL, WEIGHTS, load_model
 from trainers.model.multimodal import MultimodalModel
 from trainers.training import launch as launching
 from trainers.training import preemption, train
+from trainers.training.error_file import read_error, write_error
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, learning_rate, run_stage
@@ -660,3 +661,37 @@ def test_launch_says_why_it_failed(
     monkeypatch.setattr(launching.sys, "executable", str(python))
     with pytest.raises(error, match=r"in 2 processes failed: .*no such data \(see .*train.log\)$"):
         launch(world.job(CONNECTOR), tmp_path / "stage", 2)
+
+
+def python_without_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: str) -> None:
+    """Has `launch` start a shell script in torchrun's place, whose arguments are those of a training process."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nshift 4\n{commands}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(launching.sys, "executable", str(python))
+
+
+def test_launch_raises_what_its_processes_raised(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.job(CONNECTOR).model_copy(update={"data": tmp_path / "CrashedError: no\nDataError: such"})
+    with pytest.raises(DataError) as expected:
+        run_stage(job, tmp_path / "one")
+    assert str(job.data) in str(expected.value)
+    python_without_torchrun(tmp_path, monkeypatch, f'cd {ROOT} && exec {sys.executable} "$@"')
+    with pytest.raises(DataError) as caught:
+        launch(job, tmp_path / "two", 2)
+    log = tmp_path / "two" / "train.log"
+    assert str(caught.value) == f"training in 2 processes failed: {expected.value} (see {log})"
+
+
+def test_a_killed_process_is_a_crash_whatever_failed_before(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    for text in ("before", "later"):
+        write_error(stage, DataError(text))
+    assert str(read_error(stage)) == "before"  # the first one stays
+    assert [path.name for path in stage.iterdir()] == ["error.json"]
+    python_without_torchrun(tmp_path, monkeypatch, "echo at work; kill -9 $$")
+    with pytest.raises(CrashedError, match=r"^training in 2 processes failed: at work \(see .*train.log\)$"):
+        launch(world.job(CONNECTOR), stage, 2)
