@@ -11,7 +11,7 @@ It is asked the plain text of a question about one image or none; its own conver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Protocol
@@ -24,11 +24,10 @@ from PIL import Image
 
 from evals.response_cache import Answers, question_key
 from trainers.errors import EvaluationError
+from trainers.utils.progress import BenchmarkCallback
 
 # Where a task sets no limit its answers are a word or a letter: nothing that comes later could score.
 MAX_NEW_TOKENS = 64
-
-Progress = Callable[[str, int, int], None]  # task, samples answered, samples on this rank
 
 
 class Model(Protocol):
@@ -69,7 +68,7 @@ class AcsearchModel(lmms):
         batch_size: int = 32,
         answers: Answers | None = None,
         images: Literal["one", "first"] = "one",
-        progress: Progress | None = None,
+        progress: BenchmarkCallback | None = None,
     ) -> None:
         super().__init__()
         self.model, self.batch_size, self.images, self.progress = model, batch_size, images, progress

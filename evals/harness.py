@@ -27,13 +27,14 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError
 
-from evals.adapter import AcsearchModel, Model, Progress
+from evals.adapter import AcsearchModel, Model
 from evals.benchmarks import Benchmark
 from evals.definition import task_config
 from evals.output_capture import Muted, muted
 from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
 from trainers.errors import AcsearchError, EvaluationError
+from trainers.utils.progress import BenchmarkCallback
 
 
 class _Task(ConfigurableTask):  # type: ignore[misc]  # lmms-eval has no types
@@ -54,7 +55,9 @@ class Harness:
     log: where lmms-eval's output is appended.  cache: of answers, by weights.
     """
 
-    def __init__(self, model: Model, log: Path, batch_size: int, cache: Path | None, progress: Progress | None) -> None:
+    def __init__(
+        self, model: Model, log: Path, batch_size: int, cache: Path | None, progress: BenchmarkCallback | None
+    ) -> None:
         self._rank = int(os.environ.get("RANK", "0"))
         self._model, self._batch_size, self._progress = model, batch_size, progress
         self._log = log if self._rank == 0 else log.with_suffix(f".{self._rank}.log")
@@ -118,7 +121,7 @@ class Harness:
             dist.barrier()
         return task
 
-    def _loud(self, benchmark: str, terminal: Muted) -> Progress | None:
+    def _loud(self, benchmark: str, terminal: Muted) -> BenchmarkCallback | None:
         progress = self._progress
         if progress is None:
             return None

@@ -26,11 +26,10 @@ from evals.definition import data_digest
 from trainers.checkpoints.work_store import Store
 from trainers.errors import EvaluationError
 from trainers.utils.atomic import atomic_write
+from trainers.utils.progress import BenchmarkCallback
 
 if TYPE_CHECKING:
     from evals.adapter import Model
-
-Progress = Callable[[str, int, int], None]  # benchmark, samples answered, samples on this rank
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def evaluate(
     limit: int | None = None,
     cache: Path | None = None,
     data: dict[str, Path] | None = None,
-    progress: Progress | None = None,
+    progress: BenchmarkCallback | None = None,
     store: Store | None = None,
 ) -> Evaluation:
     """Evaluate a model, or take up where an evaluation of the same model in this folder was interrupted.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from studies.micro.world import Sizes, build
-from studies.micro.world.build import Progress
 from trainers.errors import ConfigError
+from trainers.utils.progress import CountCallback
 
 
-def prepare(folder: Path, *, seed: int, sizes: dict[str, int], progress: Progress | None = None) -> None:
+def prepare(folder: Path, *, seed: int, sizes: dict[str, int], progress: CountCallback | None = None) -> None:
     """Write the data set, unless it is there. Raises ConfigError for a size that there is not."""
     try:
         chosen = Sizes(**sizes)

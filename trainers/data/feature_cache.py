@@ -7,7 +7,7 @@ nothing that its parts have not cost already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,7 @@ from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 from trainers.representation import Joining
 from trainers.utils.atomic import atomic_write
-
-Progress = Callable[[int, int], None]  # done, of how many
+from trainers.utils.progress import CountCallback
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class FeatureCache:
     def full(self) -> bool:
         return all(self.path(part).exists() for part in range(len(self.vision.parts)))
 
-    def fill(self, batch_size: int = 64, progress: Progress | None = None) -> None:
+    def fill(self, batch_size: int = 64, progress: CountCallback | None = None) -> None:
         """Extract what is not there yet."""
         for part in range(len(self.vision.parts)):
             if not self.path(part).exists() and not self.store.pull_file(self.path(part)):
@@ -65,7 +64,7 @@ class FeatureCache:
         for part in range(len(self.vision.parts)):
             self.store.push_file(self.path(part))
 
-    def _extract(self, part: int, batch_size: int, progress: Progress | None) -> None:
+    def _extract(self, part: int, batch_size: int, progress: CountCallback | None) -> None:
         encoder, target, samples = self.vision.encoders[part], self.path(part), list(self._row)
         alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
         shape = (len(samples), *encoder.grid, encoder.width)

@@ -19,8 +19,8 @@ from trainers.job import Job
 from trainers.training import preemption
 from trainers.training.error_file import error_type, read_error, remove_error
 from trainers.training.metrics_log import MetricsLog
-from trainers.training.train import METRICS_LOG, RESULT, StepCallback, fetch, run_stage
-from trainers.utils.progress import Reporter, silent
+from trainers.training.train import METRICS_LOG, RESULT, fetch, run_stage
+from trainers.utils.progress import Reporter, StepCallback, silent
 
 POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 

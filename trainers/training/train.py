@@ -14,7 +14,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +43,13 @@ from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.training import preemption
 from trainers.training.metrics_log import MetricsLog
 from trainers.utils.locks import Locks
-from trainers.utils.progress import Reporter, silent
+from trainers.utils.progress import Reporter, StepCallback, silent
 
 RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _OPTIMIZER, _STATE = "optimizer.pt", "state.json"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
 _REPORT_EVERY = 10  # steps between lines about speed
 _CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
-
-StepCallback = Callable[[int, int, float], None]  # step, of how many, loss
 
 
 @dataclass

@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,11 +30,11 @@ from studies.micro.world.questions import KINDS, questions
 from studies.micro.world.scene import WORLD_VERSION, Scene, scene
 from trainers.errors import DataError
 from trainers.utils.locks import Locks
+from trainers.utils.progress import CountCallback
 
 MARKER = "world.json"
 _CHUNK = 100  # scenes that a worker makes at a time
 Row = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sizes:
     pair_images: int = 60
 
 
-def build(folder: Path, *, seed: int, sizes: Sizes, workers: int = 2, progress: Progress | None = None) -> None:
+def build(folder: Path, *, seed: int, sizes: Sizes, workers: int = 2, progress: CountCallback | None = None) -> None:
     """Write the data set into `folder`, unless it is there already.
 
     What another seed, other sizes or an older version of the world left there is replaced, and so is a half copied
@@ -97,7 +97,7 @@ def _check_ours(folder: Path) -> None:
         raise DataError(f"{folder} holds {foreign[0]!r}, which is no part of the data set; give a folder of its own")
 
 
-def _write(folder: Path, seed: int, sizes: Sizes, workers: int, progress: Progress | None) -> None:
+def _write(folder: Path, seed: int, sizes: Sizes, workers: int, progress: CountCallback | None) -> None:
     total = sizes.captions + sizes.heldout + sizes.instruct + sizes.per_benchmark * len(KINDS) + sizes.pair_images
     done = 0
 

@@ -24,7 +24,8 @@ from trainers.job import Job, Parts, Shared, Stage, Tune
 from trainers.model.loading import WEIGHTS
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
-from trainers.training.train import METRICS_LOG, RESULT, StepCallback, run_stage
+from trainers.training.train import METRICS_LOG, RESULT, run_stage
+from trainers.utils.progress import StepCallback
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -39,6 +39,7 @@ from trainers.training.error_file import read_error, write_error
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, learning_rate, run_stage
+from trainers.utils.progress import StepCallback
 
 BOTH = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
 LORA = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="lora", lr=1e-2, rank=4)}
@@ -98,7 +99,7 @@ class Interrupted(Exception):
     pass
 
 
-def stopping(at: int) -> train.StepCallback:
+def stopping(at: int) -> StepCallback:
     def watch(step: int, steps: int, loss: float) -> None:
         if step == at:
             raise Interrupted
