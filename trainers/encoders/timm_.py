@@ -10,8 +10,8 @@ blocks after the chosen one are removed. Three traps are avoided here:
   it at every call instead, from the same table; the option takes_any_size says so of a tower.
 
 Weights: a hub id or folder with `model.safetensors` and `config.json` in timm's format, or a safetensors file.
-`model` may be left out for a folder. Options are takes_any_size, and arguments of the model (patch_size, embed_dim, depth,
-num_classes, ...) over those of the folder's `model_args`; img_size is always the encoder's size.
+`model` may be left out for a folder. Options are takes_any_size, and arguments of the model (patch_size, embed_dim,
+depth, num_classes, ...) over those of the folder's `model_args`; img_size is always the encoder's size.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def find_weights(spec: EncoderSpec, names: Sequence[str], configuration: str, *,
 
 
 def local_configuration(spec: EncoderSpec, configuration: str) -> Path | None:
-    """The path of the configuration in a local folder of weights: enough to build the shape. None where there is none."""
+    """The path of the configuration in a local folder of weights: enough for the shape. None where there is none."""
     path = Path(spec.weights or "", configuration)
     return path if path.is_absolute() and path.is_file() else None
 

@@ -28,8 +28,23 @@ POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 def launch(
     job: Job, folder: Path, processes: int, on_step: StepCallback | None = None, report: Reporter = silent
 ) -> Path:
-    """The committed result of a stage; see `run_stage`. Raises what the processes raised, and CrashedError where
-    they ended without a word of ours."""
+    """Train a stage in one or several processes; see `run_stage`.
+
+    Args:
+        job: the stage.
+        folder: where its checkpoints and its result are.
+        processes: how many train together; 1 is this process itself.
+        on_step: is called as training goes on; with several processes not after every step.
+        report: is called with what the work store is waited for.
+
+    Returns:
+        The folder of the committed result.
+
+    Raises:
+        AcsearchError: what a process raised, with the same type.
+        CrashedError: the processes ended without saying why.
+        PreemptedError: this process was asked to stop.
+    """
     if processes == 1:
         return run_stage(job, folder, on_step, report)
     result, log = folder / RESULT, folder / "train.log"
@@ -90,7 +105,14 @@ def _launcher(processes: int) -> list[str]:
 
 
 def slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Accelerate must know about a process that srun started; nothing where something else did."""
+    """The environment that Accelerate needs in a process that srun started.
+
+    Args:
+        environment: the process's own.
+
+    Returns:
+        Variables to add; none where something else than srun started the process.
+    """
     if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return {}
     return {

@@ -47,11 +47,25 @@ _CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has
 
 
 def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, report: Reporter = silent) -> Path:
-    """Train a stage in its folder, from wherever it was left. Returns the folder of its committed result.
+    """Train a stage in its folder, from wherever it was left.
 
-    Waits for whoever else on this machine trains it already, such as processes that outlived their parent. Raises
-    DataError when samples cannot be trained on, CandidateError when the loss is not finite or memory does not suffice,
-    TrainingError when a checkpoint is another job's, and PreemptedError as `trainers.training.preemption` says.
+    Waits for whoever else on this machine trains it already, such as processes that outlived their parent.
+
+    Args:
+        job: the stage.
+        folder: where its checkpoints and its result are.
+        on_step: is called after every optimizer step.
+        report: is called with what the work store is waited for.
+
+    Returns:
+        The folder of the committed result.
+
+    Raises:
+        DataError: samples cannot be trained on.
+        CandidateError: the loss is not finite, or memory does not suffice.
+        TrainingError: a checkpoint is another job's, or cannot be used.
+        PreemptedError: this process was asked to stop; see `trainers.training.preemption`.
+        StoreError: the work store cannot be used.
     """
     result, store, first = folder / RESULT, open_store(job.store, report), os.environ.get("RANK", "0") == "0"
     if commit.committed(result):
@@ -73,7 +87,13 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
 
 
 def fetch(job: Job, folder: Path, report: Reporter = silent) -> None:
-    """Bring here what the store has of a stage, before processes are started that would wait for each other."""
+    """Download what the store has of a stage, before processes are started that would wait for each other.
+
+    Args:
+        job: the stage.
+        folder: where its checkpoints and its result are.
+        report: is called with what the work store is waited for.
+    """
     with Locks(folder).exclusive("lock"):
         _fetch(job, folder, open_store(job.store, report))
 
@@ -148,7 +168,7 @@ class _Run:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def preflight(self) -> None:
-        """The batch that needs most memory first, so that what will not fit fails now."""
+        """Try the batch that needs most memory first, so that what does not fit fails now."""
         manifest, characters = self.batcher.manifest, _CHARACTERS * self.batcher.image_tokens
         images = np.array([manifest.has_image(sample) for sample in range(len(manifest))])
         longest = self.schedule.longest(self.stage.micro_batch, images * characters)
@@ -157,6 +177,7 @@ class _Run:
         self.optimizer.zero_grad()
 
     def train(self, on_step: StepCallback | None) -> None:
+        """All optimizer steps that are left."""
         accelerator, steps = self.accelerator, self.schedule.steps
         rank, world, micro = accelerator.process_index, accelerator.num_processes, self.stage.micro_batch
         plans = [self.schedule.micro_batches(step, rank, world, micro) for step in range(self.progress.step, steps)]
@@ -268,7 +289,16 @@ class _Run:
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest rate at a step, counted from 0: linear warm-up, then a cosine to 0."""
+    """The learning rate at a step: a linear warm-up, then a cosine to 0.
+
+    Args:
+        step: counted from 0.
+        steps: of the whole stage.
+        warmup: the share of the steps in which the rate rises.
+
+    Returns:
+        The share of the highest rate.
+    """
     rising = math.ceil(warmup * steps)
     if step < rising:
         return (step + 1) / rising
@@ -276,7 +306,7 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU, or of this process."""
+    """The most bytes that were in use, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     scale = 1 if sys.platform == "darwin" else 1024
