@@ -10,14 +10,14 @@ import torch
 from studies.micro import world
 from studies.micro.pretrain import registry
 from studies.micro.pretrain.__main__ import run
-from studies.micro.pretrain.cells import GRID, cells
-from studies.micro.pretrain.language import Texts, answering
+from studies.micro.pretrain.llm.cells import GRID, cells
+from studies.micro.pretrain.llm.language_model import Texts, answering
+from studies.micro.pretrain.llm.tokenizer import make_tokenizer
 from studies.micro.pretrain.make import make, names
 from studies.micro.pretrain.optimise import Schedule, rows
 from studies.micro.pretrain.recipes import ENCODERS, LANGUAGE
-from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.world import names as names_of
-from studies.micro.world.creatures import SPECIES
+from studies.micro.world.scenes.creatures import SPECIES
 from support import ROOT
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Turn, encode
 from trainers.encoders.registry import load_registry, make_encoder

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies.micro.pretrain.corpus import label_sets
-from studies.micro.pretrain.language import KINDS_OF_TEXT
+from studies.micro.pretrain.llm.language_model import KINDS_OF_TEXT
 from studies.micro.pretrain.recipes import (
     DEPTH,
     HEADS,

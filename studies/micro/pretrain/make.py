@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from studies.micro.pretrain import card, registry
 from studies.micro.pretrain.corpus import load_corpus
-from studies.micro.pretrain.language import answering, train_llm
+from studies.micro.pretrain.llm.language_model import answering, train_llm
 from studies.micro.pretrain.objectives import OBJECTIVES
 from studies.micro.pretrain.objectives.base import Objective
 from studies.micro.pretrain.optimise import Schedule, optimise, rows, seeded

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from studies.micro.world.build import Sizes, build
-from studies.micro.world.draw import draw
-from studies.micro.world.scene import LONG_SIDE, scene
+from studies.micro.world.dataset.build import Sizes, build
+from studies.micro.world.scenes.draw import draw
+from studies.micro.world.scenes.scene import LONG_SIDE, scene
 from trainers.errors import AcsearchError
 
 _COLUMNS, _ZOOM, _GUTTER = 8, 2, 6

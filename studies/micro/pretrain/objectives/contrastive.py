@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from studies.micro.pretrain.augment import crop, jitter, normalised
 from studies.micro.pretrain.corpus import Corpus
+from studies.micro.pretrain.llm.tokenizer import word_ids
 from studies.micro.pretrain.objectives.base import Objective
 from studies.micro.pretrain.recipes import WIDTH
-from studies.micro.pretrain.tokenizer import word_ids
 from studies.micro.pretrain.vit import clip_tower, siglip_tower
 
 _JOINT, _TEXT_WIDTH, _TEXT_DEPTH = 64, 64, 2

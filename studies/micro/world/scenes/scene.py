@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from studies.micro.world import fonts, names
-from studies.micro.world.creatures import GENES, SPECIES
-from studies.micro.world.pose import Box, Pose, extent, placed
+from studies.micro.world import names
+from studies.micro.world.scenes import fonts
+from studies.micro.world.scenes.creatures import GENES, SPECIES
+from studies.micro.world.scenes.pose import Box, Pose, extent, placed
 from studies.micro.world.seeded_rng import Dice
 
 WORLD_VERSION = 2  # raise it with every change of what a seed gives

@@ -8,11 +8,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from studies.micro.world import fonts, names
-from studies.micro.world.creatures import SPECIES, Point
+from studies.micro.world import names
 from studies.micro.world.names import RGB
-from studies.micro.world.pose import placed
-from studies.micro.world.scene import Creature, Scene, Shape, Sign
+from studies.micro.world.scenes import fonts
+from studies.micro.world.scenes.creatures import SPECIES, Point
+from studies.micro.world.scenes.pose import placed
+from studies.micro.world.scenes.scene import Creature, Scene, Shape, Sign
 
 _UP = 2  # supersampling
 _EDGE: RGB = (24, 24, 24)

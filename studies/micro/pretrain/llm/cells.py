@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from studies.micro import world
-from studies.micro.world.captions import spot_name
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.pose import Box
-from studies.micro.world.scene import LONG_SIDE, Scene
+from studies.micro.world.language.captions import spot_name
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.pose import Box
+from studies.micro.world.scenes.scene import LONG_SIDE, Scene
 
 GRID = 4
 _SIDE = LONG_SIDE / GRID  # of a cell, in pixels

@@ -10,7 +10,7 @@ import string
 from collections.abc import Iterator
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
+from studies.micro.world.scenes.creatures import SPECIES
 from studies.micro.world.seeded_rng import Dice
 
 QUESTIONS: dict[str, dict[str, str]] = {  # kind, template, wording

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studies.micro import world
-from studies.micro.pretrain.cells import GRID, cells
-from studies.micro.pretrain.induction_init import head_start
+from studies.micro.pretrain.llm.cells import GRID, cells
+from studies.micro.pretrain.llm.induction_init import head_start
+from studies.micro.pretrain.llm.tokenizer import make_tokenizer
 from studies.micro.pretrain.optimise import Schedule, optimise, seeded
 from studies.micro.pretrain.recipes import PROBE_SPLIT, SPLIT, WORLD_SEED, LanguageRecipe
-from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.pretrain.vit import from_seed, store
 from studies.micro.world.seeded_rng import Dice
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID

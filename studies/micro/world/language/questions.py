@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from studies.micro.world import names
-from studies.micro.world.captions import spot_name
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.facts import naming, place, relations, things
-from studies.micro.world.grammar import DIRECTIONS, OPPOSITE, QUESTIONS, fill
-from studies.micro.world.scene import Scene, Shape
+from studies.micro.world.language.captions import spot_name
+from studies.micro.world.language.facts import naming, place, relations, things
+from studies.micro.world.language.grammar import DIRECTIONS, OPPOSITE, QUESTIONS, fill
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.scene import Scene, Shape
 from studies.micro.world.seeded_rng import Dice
 
 KINDS = tuple(QUESTIONS)

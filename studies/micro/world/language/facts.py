@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from studies.micro.world.scene import LONG_SIDE, Creature, Scene, Shape, Sign
+from studies.micro.world.scenes.scene import LONG_SIDE, Creature, Scene, Shape, Sign
 
 _CLEAR = 1.6  # a direction counts where one axis is this much longer than the other
 _APART = 10.0  # pixels

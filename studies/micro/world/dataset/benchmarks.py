@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.questions import KINDS, Question, questions
-from studies.micro.world.scene import Scene, scene
+from studies.micro.world.language.questions import KINDS, Question, questions
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.scene import Scene, scene
 from studies.micro.world.seeded_rng import Dice
 
 

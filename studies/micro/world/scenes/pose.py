@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from studies.micro.world.creatures import SPECIES, Anatomy, Piece, Point
+from studies.micro.world.scenes.creatures import SPECIES, Anatomy, Piece, Point
 
 Box = tuple[float, float, float, float]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.facts import phrase, place, relations, things
-from studies.micro.world.grammar import DIRECTIONS, OPPOSITE, PLACES, article, listing, say
-from studies.micro.world.scene import Creature, Scene, Shape, Sign
+from studies.micro.world.language.facts import phrase, place, relations, things
+from studies.micro.world.language.grammar import DIRECTIONS, OPPOSITE, PLACES, article, listing, say
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.scene import Creature, Scene, Shape, Sign
 from studies.micro.world.seeded_rng import Dice
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.draw import draw
-from studies.micro.world.labels import bounding_box, keypoints
-from studies.micro.world.scene import Scene, portrait
+from studies.micro.world.dataset.labels import bounding_box, keypoints
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.draw import draw
+from studies.micro.world.scenes.scene import Scene, portrait
 from studies.micro.world.seeded_rng import Dice
 
 _IDS = max(len(species.keypoints) for species in SPECIES.values())

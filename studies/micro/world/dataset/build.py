@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.micro.world.benchmarks import benchmark
-from studies.micro.world.captions import captions
-from studies.micro.world.draw import draw
-from studies.micro.world.pairs import write_pairs
-from studies.micro.world.questions import KINDS, questions
-from studies.micro.world.scene import WORLD_VERSION, Scene, scene
+from studies.micro.world.dataset.benchmarks import benchmark
+from studies.micro.world.dataset.pairs import write_pairs
+from studies.micro.world.language.captions import captions
+from studies.micro.world.language.questions import KINDS, questions
+from studies.micro.world.scenes.draw import draw
+from studies.micro.world.scenes.scene import WORLD_VERSION, Scene, scene
 from trainers.errors import DataError
 from trainers.utils.locks import Locks
 from trainers.utils.progress import CountCallback

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.pose import Box, placed
-from studies.micro.world.scene import Scene
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.pose import Box, placed
+from studies.micro.world.scenes.scene import Scene
 
 _MARGIN = 1.0  # pixels: a keypoint nearer to the border is out of sight
 
