@@ -17,7 +17,13 @@ _COLUMNS, _ZOOM, _GUTTER = 8, 2, 6
 
 
 def sheet(seed: int, split: str = "train", count: int = 48) -> Image.Image:
-    """The first scenes of a split side by side, enlarged."""
+    """Draw the first scenes of a split side by side, enlarged.
+
+    Args:
+        seed: of the world.
+        split: of the scenes.
+        count: how many scenes.
+    """
     step = LONG_SIDE * _ZOOM + _GUTTER
     page = Image.new("RGB", (_COLUMNS * step, -(-count // _COLUMNS) * step), (92, 92, 120))
     for index in range(count):
@@ -28,6 +34,7 @@ def sheet(seed: int, split: str = "train", count: int = 48) -> Image.Image:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.micro.world", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
-"""What a picture's image tokens could tell at best: a grid of cells, the words for what is in each.
+"""What the image tokens of a picture could tell at best: a grid of cells, with the words for what is in each.
 
-The LLM is trained to read these, a cell as one token, so that later a connector has to find each token's words, and
-not a language of its own.
+The LLM is trained to read these, a cell as one token. A connector then only has to find the words of each token, and
+needs no language of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COVERED = 0.3  # share of a cell from which on a thing is in it
 
 
 def cells(scene: Scene) -> list[list[str]]:
-    """GRID * GRID bags of words in raster order, of the scene in the middle of a square frame.
+    """The words of GRID * GRID cells in raster order, with the scene in the middle of a square frame.
 
     A creature's parts and dots are told where they are; the background only where there is nothing else.
     """

@@ -39,7 +39,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many there are of each: images, but for `pairs`, which are drawn among `pair_images`."""
+    """How large the data set is.
+
+    Attributes:
+        captions: images with captions.
+        heldout: images with captions that are not trained on.
+        instruct: images with conversations.
+        per_benchmark: images of each benchmark, with one question each.
+        pairs: keypoint pairs.
+        pair_images: images among which the pairs are chosen.
+    """
 
     captions: int = 1200
     heldout: int = 100
@@ -52,9 +61,17 @@ class Sizes:
 def build(folder: Path, *, seed: int, sizes: Sizes, workers: int = 2, progress: CountCallback | None = None) -> None:
     """Write the data set into `folder`, unless it is there already.
 
-    What another seed, other sizes or an older version of the world left there is replaced, and so is a half copied
-    folder.  progress: told the number of images done and the number of all.
-    Raises DataError where the folder holds files that are not the world's.
+    A data set of another seed, other sizes or an older version of the world is replaced, and so is a half copied one.
+
+    Args:
+        folder: where it is written.
+        seed: of the world.
+        sizes: how large it is.
+        workers: processes that draw.
+        progress: is called with how many images are done.
+
+    Raises:
+        DataError: the folder holds files that are not the world's.
     """
     folder = folder.absolute()
     made_from = _made_from(seed, sizes)
