@@ -128,7 +128,8 @@ class TrainingRunner:
 
     def _attend(self, say: Reporter) -> None:
         """Tell this person from now on. Whether the store can be used should be known before anything is trained."""
-        self._say = self._store.say = self._assets.say = say
+        self._say = self._assets.say = say
+        self._store = open_store(self._shared, say)
         self._store.check()
 
     def work(self, candidate: int, *, finetuned: bool) -> list[Path]:
@@ -219,7 +220,7 @@ class TrainingRunner:
         def watch(step: int, steps: int, loss: float) -> None:
             self._say(f"{what}, step {step} of {steps}, loss {loss:.2f}")
 
-        result = launch(job, self._stage_folder(job), self.training.processes, watch)
+        result = launch(job, self._stage_folder(job), self.training.processes, watch, self._say)
         self._store.push(result, keep=0)  # where processes of their own did not come to it
         return result
 

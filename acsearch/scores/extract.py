@@ -9,7 +9,7 @@ products are added, so a combination of encoders costs nothing that they have no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -28,16 +28,16 @@ from trainers.encoders.images import SQUASH, Frame, content_seed, frame, open_im
 from trainers.encoders.joined import VisionRepresentation, build_representation, join
 from trainers.errors import DataError
 from trainers.representation import Joining, Representation
+from trainers.utils.progress import CountCallback
 
 if TYPE_CHECKING:
     from acsearch.scores.pairs import Pairs
 
-Progress = Callable[[int, int], None]  # images done, of how many
 _THREADS = 8  # that open images, while the encoders are at work
 
 
 def extract(
-    vision: VisionRepresentation, pairs: Pairs, *, batch_size: int = 16, progress: Progress | None = None
+    vision: VisionRepresentation, pairs: Pairs, *, batch_size: int = 16, progress: CountCallback | None = None
 ) -> list[Tensor]:
     """Per encoder (images, height, width, channels), unjoined, in the order of `pairs.images`, on its device.
 
@@ -85,7 +85,7 @@ def measure(
     alpha: float = ALPHA,
     decode: str = "argmax",
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> CorrespondenceResult:
     """C of a vision representation."""
     parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), vision.joining)
@@ -101,7 +101,7 @@ def measure_compat(
     dtype: torch.dtype = torch.float32,
     alpha: float = ALPHA,
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> CorrespondenceResult:
     """C_compat of a representation's encoders, whatever its joining and connector: the authors' code knows neither."""
     stretched = Registry({name: compat_spec(spec) for name, spec in registry.items()})

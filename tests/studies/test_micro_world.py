@@ -32,9 +32,9 @@ from studies.micro.world import (
     vocabulary,
 )
 from studies.micro.world import names as n
-from studies.micro.world.benchmarks import measured_floors
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.pose import placed
+from studies.micro.world.dataset.benchmarks import measured_floors
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.pose import placed
 from support.description_reader import Reader
 from trainers.errors import DataError
 

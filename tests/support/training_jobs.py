@@ -16,7 +16,7 @@ from support.ports import free_port
 from trainers.checkpoints import commit
 from trainers.job import Job, Parts, Stage, Tune
 from trainers.model.loading import WEIGHTS
-from trainers.training import train
+from trainers.utils.progress import StepCallback
 
 BOTH = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
 LORA = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="lora", lr=1e-2, rank=4)}
@@ -58,7 +58,7 @@ class Interrupted(Exception):
     pass
 
 
-def stopping(at: int) -> train.StepCallback:
+def stopping(at: int) -> StepCallback:
     def watch(step: int, steps: int, loss: float) -> None:
         if step == at:
             raise Interrupted

@@ -63,7 +63,7 @@ def test_spair_groups_are_used_where_the_folder_has_none(tmp_path: Path) -> None
 
 
 def test_reads_the_micro_world_s_pairs(tmp_path: Path) -> None:
-    from studies.micro.world.pairs import write_pairs
+    from studies.micro.world.dataset.pairs import write_pairs
 
     write_pairs(tmp_path, 0, 24, 12, lambda done: None)
     pairs = read_pairs(tmp_path)

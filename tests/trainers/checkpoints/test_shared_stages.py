@@ -28,13 +28,14 @@ from trainers.checkpoints.work_store import RemoteStore, open_store
 from trainers.model.loading import WEIGHTS
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
-from trainers.training.train import METRICS_LOG, RESULT, StepCallback, run_stage
+from trainers.training.train import METRICS_LOG, RESULT, run_stage
+from trainers.utils.progress import StepCallback
 
 
 @pytest.mark.services
 def test_the_server_is_killed_during_an_upload(running: s3.Server, tmp_path: Path) -> None:
-    store, heard = RemoteStore(address(tmp_path), tmp_path / "here"), list[str]()
-    store.say = heard.append
+    heard: list[str] = []
+    store = RemoteStore(address(tmp_path), tmp_path / "here", heard.append)
     files = {f"file{number}": os.urandom(2**20) for number in range(40)}
     folder = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, **files)
     store.push(folder, keep=0)

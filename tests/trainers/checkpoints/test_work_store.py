@@ -12,7 +12,9 @@ import pytest
 from support import s3
 from support.work_stores import address, committed_folder, contents, stored_keys
 from trainers.checkpoints import commit
+from trainers.checkpoints.object_store import Remote
 from trainers.checkpoints.work_store import RemoteStore, Store, open_store
+from trainers.job import Shared
 from trainers.training.train import RESULT
 
 
@@ -186,3 +188,21 @@ def test_without_a_store_all_stays_here(tmp_path: Path) -> None:
     assert store.result(folder.parent) == folder
     assert store.result(tmp_path / "stages" / "b") is None
     assert store.address(folder) == str(folder)
+
+
+def test_callers_of_one_store_share_its_uploads_and_hear_what_they_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, put, heard = threading.Event(), Remote.put, (list[str](), list[str]())
+    monkeypatch.setattr(Remote, "put", lambda *arguments: go_on.wait() and put(*arguments))
+    shared = Shared(url=f"file://{tmp_path}/store", root=tmp_path / "here")
+    first, second = (open_store(shared, listener.append) for listener in heard)
+    folder = committed_folder(tmp_path / "here" / "stages" / "a" / RESULT, weights="1")
+    first.push(folder, keep=0)
+    assert not second.drain(within=0)
+    go_on.set()
+    assert second.drain()
+    shutil.rmtree(folder)
+    heard[1].clear()
+    assert first.pull(folder)
+    assert heard == ([f"fetching {shared.url}/stages/a/{RESULT}, weights"], [])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import ROOT
 from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, exit_codes, start_ranks, stopping
 from trainers.checkpoints import commit
 from trainers.errors import CrashedError, DataError
 from trainers.model.loading import MODEL
 from trainers.training import launch as launching
+from trainers.training.error_file import read_error, write_error
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, run_stage
@@ -68,3 +71,39 @@ def test_launch_says_why_it_failed(
     monkeypatch.setattr(launching.sys, "executable", str(python))
     with pytest.raises(error, match=r"in 2 processes failed: .*no such data \(see .*train.log\)$"):
         launch(jobs.make(CONNECTOR), tmp_path / "stage", 2)
+
+
+def python_without_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: str) -> None:
+    """Has `launch` start a shell script in torchrun's place, whose arguments are those of a training process."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nshift 4\n{commands}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(launching.sys, "executable", str(python))
+
+
+def test_launch_raises_what_its_processes_raised(
+    jobs: TinyJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = jobs.make(CONNECTOR).model_copy(update={"data": tmp_path / "CrashedError: no\nDataError: such"})
+    with pytest.raises(DataError) as expected:
+        run_stage(job, tmp_path / "one")
+    assert str(job.data) in str(expected.value)
+    python_without_torchrun(tmp_path, monkeypatch, f'cd {ROOT} && exec {sys.executable} "$@"')
+    with pytest.raises(DataError) as caught:
+        launch(job, tmp_path / "two", 2)
+    log = tmp_path / "two" / "train.log"
+    assert str(caught.value) == f"training in 2 processes failed: {expected.value} (see {log})"
+
+
+def test_a_killed_process_is_a_crash_whatever_failed_before(
+    jobs: TinyJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    for text in ("before", "later"):
+        write_error(stage, DataError(text))
+    assert str(read_error(stage)) == "before"  # the first one stays
+    assert [path.name for path in stage.iterdir()] == ["error.json"]
+    python_without_torchrun(tmp_path, monkeypatch, "echo at work; kill -9 $$")
+    with pytest.raises(CrashedError, match=r"^training in 2 processes failed: at work \(see .*train.log\)$"):
+        launch(jobs.make(CONNECTOR), stage, 2)

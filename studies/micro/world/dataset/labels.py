@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.pose import Box, placed
-from studies.micro.world.scene import Scene
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.pose import Box, placed
+from studies.micro.world.scenes.scene import Scene
 
-_MARGIN = 1.0  # pixels: a keypoint nearer to the border is out of sight
+_MARGIN = 1.0  # pixels: a keypoint nearer to the border is not visible
 
 LABELS: dict[str, tuple[str, ...]] = {
     "species": ("none", *SPECIES),
@@ -23,10 +23,10 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 def labels(scene: Scene) -> dict[str, int]:
-    """Index into each of `LABELS`.
+    """The labels of a scene, as indices into the values of `LABELS`.
 
-    body: the colour of the creature's first part.  A shape's name: the colour of the shapes of that kind, "several"
-    where they differ.  A texture's name: whether a shape has it.
+    `body` is the colour of the creature's first part. The label of a shape's name is the colour of the shapes of that
+    kind, or "several"; the label of a texture's name says whether a shape has it.
     """
     creature, sign = scene.creature, scene.sign
     textures = Counter(shape.texture for shape in scene.shapes)
@@ -46,7 +46,7 @@ def labels(scene: Scene) -> dict[str, int]:
 
 
 def keypoints(scene: Scene) -> dict[str, tuple[float, float]]:
-    """Name to (x, y) in pixels of the creature's keypoints inside the image; empty where there is no creature."""
+    """(x, y) in pixels, by name, of the creature's keypoints inside the image; empty where there is no creature."""
     creature = scene.creature
     if creature is None:
         return {}

@@ -1,4 +1,7 @@
-"""The benchmarks: one per kind of question, with the scale of their scores. Floors are data; a test measures them."""
+"""The benchmarks, one for each kind of question, with the scale of their scores.
+
+Floors are written down here, and a test measures them.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.questions import KINDS, Question, questions
-from studies.micro.world.scene import Scene, scene
-from studies.micro.world.seeded_rng import Dice
+from studies.micro.world.language.questions import KINDS, Question, questions
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.scene import Scene, scene
+from studies.micro.world.seeded_rng import SeededRng
 
 
 @dataclass(frozen=True)
 class MicroBenchmark:
-    """answers: all there can be.  floor, ceiling: of the accuracy, in percent.
+    """A benchmark of the world.
 
-    The floor is the accuracy of whoever knows the questions but sees no image: the best constant answer per template.
+    Attributes:
+        name: of the benchmark.
+        answers: all answers that there can be.
+        floor: accuracy in percent without seeing the image: of the best constant answer to each template.
+        ceiling: accuracy in percent of a model that answers everything right.
     """
 
     name: str
@@ -40,7 +47,13 @@ BENCHMARKS: dict[str, MicroBenchmark] = {
 
 
 def benchmark(seed: int, kind: str, split: str = "test") -> Iterator[tuple[Scene, Question]]:
-    """Without end: one question of the kind per scene, from the scenes of a split that offer one."""
+    """Questions of one kind without end, one for each scene that offers one.
+
+    Args:
+        seed: of the world.
+        kind: one of `KINDS`.
+        split: of the scenes.
+    """
     index = 0
     while True:
         shown = scene(seed, split, index)
@@ -52,11 +65,11 @@ def benchmark(seed: int, kind: str, split: str = "test") -> Iterator[tuple[Scene
 
 def _one(shown: Scene, kind: str) -> Question | None:
     offered = questions(shown, (kind,))
-    return Dice("benchmark", shown.key, kind).pick(offered) if offered else None
+    return SeededRng("benchmark", shown.key, kind).pick(offered) if offered else None
 
 
 def floor(asked: list[Question]) -> float:
-    """Accuracy in percent of the best constant answer per template on these questions of one kind."""
+    """Accuracy in percent of the best constant answer to each template, on questions of one kind."""
     answers: dict[str, Counter[str]] = {}
     for question in asked:
         answers.setdefault(question.template, Counter())[question.answer] += 1
@@ -64,7 +77,7 @@ def floor(asked: list[Question]) -> float:
 
 
 def measured_floors(count: int) -> dict[str, float]:
-    """The floor of every kind on the benchmarks of this many scenes. 20,000 scenes gave the recorded ones."""
+    """Measure the floor of every kind on this many scenes. 20,000 scenes gave the recorded floors."""
     sample: dict[str, list[Question]] = {kind: [] for kind in KINDS}
     for index in range(count):
         shown = scene(0, "floor", index)

@@ -1,7 +1,7 @@
-"""What a picture's image tokens could tell at best: a grid of cells, the words for what is in each.
+"""What the image tokens of a picture could tell at best: a grid of cells, with the words for what is in each.
 
-The LLM is trained to read these, a cell as one token, so that later a connector has to find each token's words, and
-not a language of its own.
+The LLM is trained to read these, a cell as one token. A connector then only has to find the words of each token, and
+needs no language of its own.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from studies.micro import world
-from studies.micro.world.captions import spot_name
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.pose import Box
-from studies.micro.world.scene import LONG_SIDE, Scene
+from studies.micro.world.language.captions import spot_name
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.pose import Box
+from studies.micro.world.scenes.scene import LONG_SIDE, Scene
 
 GRID = 4
 _SIDE = LONG_SIDE / GRID  # of a cell, in pixels
@@ -20,7 +20,7 @@ _COVERED = 0.3  # share of a cell from which on a thing is in it
 
 
 def cells(scene: Scene) -> list[list[str]]:
-    """GRID * GRID bags of words in raster order, of the scene in the middle of a square frame.
+    """The words of GRID * GRID cells in raster order, with the scene in the middle of a square frame.
 
     A creature's parts and dots are told where they are; the background only where there is nothing else.
     """

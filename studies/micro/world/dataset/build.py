@@ -16,30 +16,39 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.micro.world.benchmarks import benchmark
-from studies.micro.world.captions import captions
-from studies.micro.world.draw import draw
-from studies.micro.world.pairs import write_pairs
-from studies.micro.world.questions import KINDS, questions
-from studies.micro.world.scene import WORLD_VERSION, Scene, scene
+from studies.micro.world.dataset.benchmarks import benchmark
+from studies.micro.world.dataset.pairs import write_pairs
+from studies.micro.world.language.captions import captions
+from studies.micro.world.language.questions import KINDS, questions
+from studies.micro.world.scenes.draw import draw
+from studies.micro.world.scenes.scene import WORLD_VERSION, Scene, scene
 from trainers.errors import DataError
 from trainers.utils.locks import Locks
+from trainers.utils.progress import CountCallback
 
 MARKER = "world.json"
 _CHUNK = 100  # scenes that a worker makes at a time
 Row = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many there are of each: images, but for `pairs`, which are drawn among `pair_images`."""
+    """How large the data set is.
+
+    Attributes:
+        captions: images with captions.
+        heldout: images with captions that are not trained on.
+        instruct: images with conversations.
+        per_benchmark: images of each benchmark, with one question each.
+        pairs: keypoint pairs.
+        pair_images: images among which the pairs are chosen.
+    """
 
     captions: int = 1200
     heldout: int = 100
@@ -49,12 +58,20 @@ class Sizes:
     pair_images: int = 60
 
 
-def build(folder: Path, *, seed: int, sizes: Sizes, workers: int = 2, progress: Progress | None = None) -> None:
+def build(folder: Path, *, seed: int, sizes: Sizes, workers: int = 2, progress: CountCallback | None = None) -> None:
     """Write the data set into `folder`, unless it is there already.
 
-    What another seed, other sizes or an older version of the world left there is replaced, and so is a half copied
-    folder.  progress: told the number of images done and the number of all.
-    Raises DataError where the folder holds files that are not the world's.
+    A data set of another seed, other sizes or an older version of the world is replaced, and so is a half copied one.
+
+    Args:
+        folder: where it is written.
+        seed: of the world.
+        sizes: how large it is.
+        workers: processes that draw.
+        progress: is called with how many images are done.
+
+    Raises:
+        DataError: the folder holds files that are not the world's.
     """
     folder = folder.absolute()
     made_from = _made_from(seed, sizes)
@@ -97,7 +114,7 @@ def _check_ours(folder: Path) -> None:
         raise DataError(f"{folder} holds {foreign[0]!r}, which is no part of the data set; give a folder of its own")
 
 
-def _write(folder: Path, seed: int, sizes: Sizes, workers: int, progress: Progress | None) -> None:
+def _write(folder: Path, seed: int, sizes: Sizes, workers: int, progress: CountCallback | None) -> None:
     total = sizes.captions + sizes.heldout + sizes.instruct + sizes.per_benchmark * len(KINDS) + sizes.pair_images
     done = 0
 

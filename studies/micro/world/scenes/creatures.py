@@ -17,7 +17,12 @@ GENES = 10
 
 @dataclass(frozen=True)
 class Piece:
-    """A polygon of one part. part: whose colour it takes."""
+    """A polygon of a creature.
+
+    Attributes:
+        part: the part whose colour it has.
+        outline: its corners.
+    """
 
     part: str
     outline: tuple[Point, ...]
@@ -25,7 +30,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """pieces: in the order of drawing.  keypoints: name to position.  eyes: positions of the drawn eyes."""
+    """The body of a creature.
+
+    Attributes:
+        pieces: its polygons, in the order of drawing.
+        keypoints: positions by name.
+        eyes: positions of the drawn eyes.
+    """
 
     pieces: tuple[Piece, ...]
     keypoints: dict[str, Point]
@@ -36,10 +47,14 @@ class Anatomy:
 class Species:
     """What all creatures of a species share.
 
-    parts: each coloured part and the keypoint that lies on it.  pairs: keypoints that mirror each other.
-    spots: keypoints that a dot can mark, with the one-word answer to "what part is at the dot ?".
-    trim: pieces without a colour of their own and the part that lends them one; those in neither are brown.
-    mirrored: seen from the side, so that it can look to either side; the others turn round instead.
+    Attributes:
+        keypoints: their names.
+        parts: each coloured part, with the keypoint on it.
+        pairs: keypoints that mirror each other.
+        spots: keypoints that a dot can mark, with the one-word answer to "what part is at the dot ?".
+        grow: makes the body from ten genes.
+        trim: pieces without a colour of their own, with the part whose colour they take; other pieces are brown.
+        mirrored: whether it is seen from the side and can look to either side; the others turn round instead.
     """
 
     keypoints: tuple[str, ...]

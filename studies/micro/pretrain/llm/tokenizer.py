@@ -1,4 +1,4 @@
-"""The LLM's tokenizer: one token a word of the world, and a chat template."""
+"""The LLM's tokenizer: one token for each word of the world, and a chat template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(longest: int) -> Any:
-    """A PreTrainedTokenizerFast. White space alone parts words, so pieces of a text tokenise as the whole does."""
+    """Make a PreTrainedTokenizerFast that splits at white space alone, so pieces of a text tokenise as the whole does.
+
+    Args:
+        longest: the most positions that the model takes.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -49,7 +53,14 @@ def make_tokenizer(longest: int) -> Any:
 
 
 def word_ids(longest: int) -> tuple[int, Callable[[Sequence[str]], torch.Tensor]]:
-    """For towers of text: how many words there are, and a function from B texts to (B, T) ids, 0 for padding."""
+    """Word ids for text towers.
+
+    Args:
+        longest: words after which a text is cut.
+
+    Returns:
+        How many ids there are, and a function from B texts to (B, T) ids, with 0 for padding.
+    """
     numbers = {word: number + 1 for number, word in enumerate(world.vocabulary())}
 
     def ids(texts: Sequence[str]) -> torch.Tensor:

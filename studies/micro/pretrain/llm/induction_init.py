@@ -1,9 +1,10 @@
-"""Initial weights that let a small Llama look things up soon: heads that look back, heads that look for their like.
+"""Initial weights with which a small Llama learns soon to look things up in its context.
 
-To answer from its context, a transformer must first find that a word's neighbours can be seen at the word, and that
-like attracts like. It finds that late: after more text than a few minutes of one core can read. So some heads start
-there, and all of them are trained on from it: mimetic initialisation (arXiv 2305.09828), and induction heads
-(arXiv 2209.11895) half made.
+To answer from its context, a transformer must learn heads that look at the token before, and heads that look for tokens
+like the one at hand. That takes more text than one core can read in a few minutes. So some heads start that way, and
+are trained further with all others.
+
+Sources: mimetic initialisation (arXiv 2305.09828), induction heads (arXiv 2209.11895).
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ _COPY = 0.08  # what they add of what they find, against a unit vector
 
 
 @torch.no_grad()
-def head_start(model: Any, generator: torch.Generator) -> None:
-    """Change a LlamaForCausalLM in place: half of the first layer's heads look one and two tokens back; half of the
-    others' give what is like the token itself."""
+def init_induction_heads(model: Any, generator: torch.Generator) -> None:
+    """Initialise half of the heads of a LlamaForCausalLM, in place.
+
+    Those of the first layer look one and two tokens back; those of the other layers find tokens like the one at hand.
+
+    Args:
+        model: a LlamaForCausalLM.
+        generator: of the random numbers.
+    """
     embeddings = model.get_input_embeddings().weight
     shared = torch.randn(embeddings.shape[1], generator=generator)
     shared /= shared.norm()
@@ -36,7 +43,7 @@ def head_start(model: Any, generator: torch.Generator) -> None:
 
 
 def _look_back(attention: Any, head: int, distance: int, shared: torch.Tensor, frequencies: torch.Tensor) -> None:
-    """All weight on the token `distance` before: the rotary code turns the key of that token onto the query."""
+    """Attend to the token at a distance before: the rotary embedding turns the key of that token onto the query."""
     size = attention.head_dim
     rows = slice(head * size, (head + 1) * size)
     component = 0.5**0.5 * len(shared) ** 0.5  # of a normalised token along `shared`
@@ -51,7 +58,7 @@ def _look_back(attention: Any, head: int, distance: int, shared: torch.Tensor, f
 
 
 def _look_for_like(attention: Any, head: int, generator: torch.Generator) -> None:
-    """Queries and keys by the same weights, and an output that points where the token found does."""
+    """Attend to similar tokens: queries and keys have the same weights, and the output copies the token found."""
     size = attention.head_dim
     rows = slice(head * size, (head + 1) * size)
     width = attention.q_proj.in_features

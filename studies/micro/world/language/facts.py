@@ -1,11 +1,11 @@
-"""What is true in a scene: how its things can be named, where they are and how they lie to each other."""
+"""What is true in a scene: how its things can be named, where they are, and their relations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from studies.micro.world.scene import LONG_SIDE, Creature, Scene, Shape, Sign
+from studies.micro.world.scenes.scene import LONG_SIDE, Creature, Scene, Shape, Sign
 
 _CLEAR = 1.6  # a direction counts where one axis is this much longer than the other
 _APART = 10.0  # pixels
@@ -24,22 +24,39 @@ _NAMINGS: tuple[tuple[str, ...], ...] = (  # of a shape, from short to long
 
 @dataclass(frozen=True)
 class Thing:
-    """Something that one phrase names. name: without "the"."""
+    """Something in a scene that one phrase names.
+
+    Attributes:
+        name: the phrase, without "the".
+        item: the thing itself.
+    """
 
     name: str
     item: Shape | Creature | Sign
 
 
 def phrase(shape: Shape, attributes: Sequence[str], kind: str | None = None) -> str:
-    """ "large red striped circle", with those of its attributes. kind: says something else than the shape's own."""
+    """A phrase such as "large red striped circle".
+
+    Args:
+        shape: the shape.
+        attributes: which of its size, colour and texture to tell.
+        kind: the noun; the shape's own kind where it is not given.
+    """
     words = [getattr(shape, attribute) for attribute in ("size", "colour", "texture") if attribute in attributes]
     return " ".join([*words, kind or shape.kind])
 
 
 def naming(scene: Scene, shape: Shape, without: str = "") -> str | None:
-    """The shortest phrase that names this shape and no other, None where there is none.
+    """The shortest phrase that names a shape and no other one.
 
-    without: an attribute that the phrase must not tell. Without "kind" the phrase ends with "shape".
+    Args:
+        scene: with the shape.
+        shape: to be named.
+        without: an attribute that the phrase must not tell. Without "kind" the phrase ends with "shape".
+
+    Returns:
+        The phrase; None where there is none.
     """
     for attributes in _NAMINGS:
         if without in attributes or (without == "kind" and not attributes):
@@ -52,7 +69,7 @@ def naming(scene: Scene, shape: Shape, without: str = "") -> str | None:
 
 
 def things(scene: Scene) -> list[Thing]:
-    """All that can be named by a phrase of its own."""
+    """Everything in a scene that can be named by a phrase of its own."""
     named = [(naming(scene, shape), shape) for shape in scene.shapes]
     found = [Thing(name, shape) for name, shape in named if name]
     if scene.creature:
@@ -63,7 +80,7 @@ def things(scene: Scene) -> list[Thing]:
 
 
 def direction(item: Shape | Creature | Sign, other: Shape | Creature | Sign) -> str | None:
-    """Where item lies from other: left, right, above or below, None where that is not clear."""
+    """Where an item is, seen from another one: left, right, above or below; None where that is not clear."""
     dx, dy = item.x - other.x, item.y - other.y
     if abs(dx) > max(_CLEAR * abs(dy), _APART):
         return "left" if dx < 0 else "right"
@@ -73,7 +90,7 @@ def direction(item: Shape | Creature | Sign, other: Shape | Creature | Sign) -> 
 
 
 def relations(scene: Scene) -> list[tuple[Thing, str, Thing]]:
-    """(a, direction, b) of all pairs where it is clear, each pair once: a lies in that direction from b."""
+    """All (a, direction, b) where a is clearly in that direction from b, each pair once."""
     found, all_things = [], things(scene)
     for i, a in enumerate(all_things):
         for b in all_things[i + 1 :]:
@@ -84,7 +101,7 @@ def relations(scene: Scene) -> list[tuple[Thing, str, Thing]]:
 
 
 def place(scene: Scene, item: Shape | Creature | Sign) -> str:
-    """Where in the image: a key of `grammar.PLACES`."""
+    """Where an item is in the image, as a key of `grammar.PLACES`."""
     u = (item.x - scene.width / 2) / (LONG_SIDE / 2)
     v = (item.y - scene.height / 2) / (LONG_SIDE / 2)
     if max(abs(u), abs(v)) < 0.2:

@@ -1,15 +1,16 @@
-"""The tiny LLM: Llama's shape, trained to talk about what stands where an image's tokens will stand.
+"""The tiny LLM: Llama's architecture, trained on text about the cells that image tokens will replace.
 
     <s> user: CELLS question assistant: answer </s> user: question assistant: answer </s> ...
     <s> CELLS caption
 
-It never sees a picture. CELLS are the words for what is in each cell of the scene (`cells`), a cell's words added up to
-one token, more or less loud and with noise, so that it is not lost when a connector says the same less clearly.
+It never sees a picture. CELLS are the words for what is in each cell of the scene (`cells`). The embeddings of a cell's
+words are added up to one token, with random weights and noise, so that the LLM also reads a connector's tokens, which
+say the same less clearly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studies.micro import world
-from studies.micro.pretrain.cells import GRID, cells
-from studies.micro.pretrain.induction_init import head_start
+from studies.micro.pretrain.llm.cells import GRID, cells
+from studies.micro.pretrain.llm.induction_init import init_induction_heads
+from studies.micro.pretrain.llm.tokenizer import make_tokenizer
 from studies.micro.pretrain.optimise import Schedule, optimise, seeded
 from studies.micro.pretrain.recipes import PROBE_SPLIT, SPLIT, WORLD_SEED, LanguageRecipe
-from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.pretrain.vit import from_seed, store
-from studies.micro.world.seeded_rng import Dice
+from studies.micro.world.seeded_rng import SeededRng
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
+from trainers.utils.progress import Reporter
 
 KINDS_OF_TEXT = (
     "answers and captions after a grid of cells, the words for what is in each added up to one token; first of scenes "
@@ -41,18 +43,26 @@ _POOL = 128  # sequences that are sorted by length together, so that little is p
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """ids: with IMAGE_ID where the cells stand.  labels: ids, or IGNORED where nothing is to be said.
+    """A text to train on.
 
-    words: (GRID * GRID, V) how loud each word is in each cell, every row of length 1 or 0.
+    Attributes:
+        input_ids: token ids, IMAGE_ID for each cell.
+        labels: the ids that are learnt, IGNORE_INDEX elsewhere.
+        words: (GRID * GRID, V) the weight of each word in each cell; every row has length 1, or 0 without words.
     """
 
-    ids: list[int]
+    input_ids: list[int]
     labels: list[int]
     words: Tensor
 
 
 def make_llm(recipe: LanguageRecipe, words: int) -> Any:
-    """A LlamaForCausalLM with tied embeddings, initialised from the recipe's seed alone."""
+    """Make a LlamaForCausalLM with tied embeddings, initialised from the recipe's seed alone.
+
+    Args:
+        recipe: its size and seed.
+        words: of the vocabulary.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -70,12 +80,12 @@ def make_llm(recipe: LanguageRecipe, words: int) -> Any:
         initializer_range=0.04,
     )
     model = from_seed(recipe.seed, lambda: LlamaForCausalLM(config))
-    head_start(model, torch.Generator().manual_seed(recipe.seed + 1))
+    init_induction_heads(model, torch.Generator().manual_seed(recipe.seed + 1))
     return model
 
 
 class Texts:
-    """Sequences to train on, each a function of (seed, number, progress), progress being the share that is done."""
+    """Makes sequences to train on, each a pure function of its seed, number and progress."""
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
         self._tokenizer = tokenizer
@@ -83,29 +93,41 @@ class Texts:
         self._seed = seed
 
     def sequence(self, number: int, progress: float) -> Sequence:
-        """From one thing to whole scenes: to find a fact among few is learnt soon, and then among many."""
-        dice = Dice("text", self._seed, number)
-        scene = _simpler(world.scene(WORLD_SEED, SPLIT, number), progress, dice)
-        if dice.chance(_CAPTIONS):
-            return self.caption(scene, self.words(scene, dice))
-        return self.conversation(scene, dice.shuffled(_asked(scene))[:_QUESTIONS], self.words(scene, dice))
+        """A sequence on a scene, which has one thing at first and all of its things in the end.
 
-    def words(self, scene: world.Scene, dice: Dice | None = None) -> Tensor:
-        """Of a sequence. dice: for how loud each word is; without, all are alike."""
+        A fact among few is learnt sooner, and then helps with many.
+
+        Args:
+            number: of the sequence.
+            progress: share of the training that is done.
+        """
+        rng = SeededRng("text", self._seed, number)
+        scene = _simpler(world.scene(WORLD_SEED, SPLIT, number), progress, rng)
+        if rng.chance(_CAPTIONS):
+            return self.caption(scene, self.words(scene, rng))
+        return self.conversation(scene, rng.shuffled(_asked(scene))[:_QUESTIONS], self.words(scene, rng))
+
+    def words(self, scene: world.Scene, rng: SeededRng | None = None) -> Tensor:
+        """The weights of the words in each cell; see `Sequence.words`.
+
+        Args:
+            scene: that the cells show.
+            rng: makes the words of a cell differ in weight; without it all are equal.
+        """
         loud = torch.zeros(GRID**2, len(self._ids))
         for cell, bag in enumerate(cells(scene)):
             for word in bag:
-                loud[cell, self._ids[word]] += dice.uniform(0.5, 1.5) if dice else 1.0
+                loud[cell, self._ids[word]] += rng.uniform(0.5, 1.5) if rng else 1.0
         return F.normalize(loud, dim=1)
 
     def caption(self, scene: world.Scene, words: Tensor) -> Sequence:
-        """As the template "plain" has it."""
+        """A caption, as the template "plain" writes it."""
         told = self._encode(world.captions(scene))
         begin = [*self._encode("<s>"), *_CELLS]
         return Sequence(begin + told, [IGNORE_INDEX] * len(begin) + told, words)
 
     def conversation(self, scene: world.Scene, asked: list[world.Question], words: Tensor) -> Sequence:
-        """As the template "chat" has it."""
+        """A conversation, as the template "chat" writes it."""
         ids = [*self._encode("<s> user:"), *_CELLS]
         labels = [IGNORE_INDEX] * len(ids)
         for place, question in enumerate(asked):
@@ -119,10 +141,10 @@ class Texts:
         return [self._ids[word] for word in text.split()]
 
 
-def _simpler(scene: world.Scene, progress: float, dice: Dice) -> world.Scene:
+def _simpler(scene: world.Scene, progress: float, rng: SeededRng) -> world.Scene:
     """The scene with some of its things left out: one is left at first, all of them in the end."""
-    things = dice.shuffled([thing for thing in (*scene.shapes, scene.creature, scene.sign) if thing])
-    kept = things[: max(1, round(len(things) * min(1.0, 1.6 * progress + dice.uniform(-0.2, 0.3))))]
+    things = rng.shuffled([thing for thing in (*scene.shapes, scene.creature, scene.sign) if thing])
+    kept = things[: max(1, round(len(things) * min(1.0, 1.6 * progress + rng.uniform(-0.2, 0.3))))]
     return replace(
         scene,
         key=f"{scene.key}/{len(kept)}",
@@ -133,32 +155,46 @@ def _simpler(scene: world.Scene, progress: float, dice: Dice) -> world.Scene:
 
 
 def _asked(scene: world.Scene) -> list[world.Question]:
-    """The questions on a scene, as two scenes alike would be asked; none twice."""
+    """The questions on a scene, drawn twice, without repetition."""
     alike = [scene, replace(scene, key=f"{scene.key}/again")]
     return list({question.question: question for one in alike for question in world.questions(one)}.values())
 
 
 def batches(texts: Texts, recipe: LanguageRecipe) -> Iterator[list[Sequence]]:
-    """One a step, of about as many positions each."""
+    """Batches without end, of sequences of similar length.
+
+    Args:
+        texts: makes the sequences.
+        recipe: the batch size, the number of steps and the seed.
+    """
     step = number = 0
     while True:
         pool = [texts.sequence(number + i, step / recipe.steps) for i in range(_POOL)]
         number += _POOL
-        pool.sort(key=lambda sequence: len(sequence.ids))
+        pool.sort(key=lambda sequence: len(sequence.input_ids))
         alike = [pool[i : i + recipe.batch] for i in range(0, _POOL, recipe.batch)]
-        for chosen in Dice("batches", recipe.seed, number).shuffled(alike):
+        for chosen in SeededRng("batches", recipe.seed, number).shuffled(alike):
             yield chosen
             step += 1
 
 
 def predict(model: Any, chosen: list[Sequence], noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Logits (B, T - 1, V) and targets (B, T - 1), IGNORED where nothing is to be said or there is padding."""
-    longest = max(len(sequence.ids) for sequence in chosen)
+    """Predict the next tokens of sequences.
+
+    Args:
+        model: the LLM.
+        chosen: B sequences, padded to T positions.
+        noise: random numbers for the cells' tokens; without it they are exact.
+
+    Returns:
+        Logits (B, T - 1, V), and targets (B, T - 1), which are IGNORE_INDEX where nothing is learnt.
+    """
+    longest = max(len(sequence.input_ids) for sequence in chosen)
     ids = torch.zeros(len(chosen), longest, dtype=torch.long)
     labels = torch.full_like(ids, IGNORE_INDEX)
     for row, sequence in enumerate(chosen):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        labels[row, : len(sequence.ids)] = torch.tensor(sequence.labels)
+        ids[row, : len(sequence.input_ids)] = torch.tensor(sequence.input_ids)
+        labels[row, : len(sequence.input_ids)] = torch.tensor(sequence.labels)
     table = model.get_input_embeddings().weight
     told = torch.stack([sequence.words for sequence in chosen]) @ table
     if noise is not None:
@@ -169,8 +205,17 @@ def predict(model: Any, chosen: list[Sequence], noise: torch.Generator | None = 
     return model(inputs_embeds=embedded, use_cache=False).logits[:, :-1], labels[:, 1:]
 
 
-def train_llm(recipe: LanguageRecipe, folder: Path, report: Callable[[str], None]) -> dict[str, float]:
-    """Train, store (float16) in `folder`, and return what its card tells."""
+def train_llm(recipe: LanguageRecipe, folder: Path, report: Reporter) -> dict[str, float]:
+    """Train the LLM and store it in float16.
+
+    Args:
+        recipe: how it is made.
+        folder: where it is stored.
+        report: is called with how training goes.
+
+    Returns:
+        Figures for its card.
+    """
     tokenizer = make_tokenizer(recipe.positions)
     model = make_llm(recipe, len(tokenizer))
     stream = batches(Texts(tokenizer, recipe.seed), recipe)
@@ -191,6 +236,11 @@ def answering(folder: Path, scenes: int, split: str = PROBE_SPLIT) -> dict[str, 
     """Share of questions answered right from the cells, over all and per kind, with the stored weights.
 
     All answers are single words: an answer is right when the most likely tokens after the question are it and the end.
+
+    Args:
+        folder: of the model.
+        scenes: how many scenes are asked about.
+        split: of the scenes.
     """
     from transformers import AutoTokenizer, LlamaForCausalLM
 

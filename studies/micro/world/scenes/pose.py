@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from studies.micro.world.creatures import SPECIES, Anatomy, Piece, Point
+from studies.micro.world.scenes.creatures import SPECIES, Anatomy, Piece, Point
 
 Box = tuple[float, float, float, float]
 
@@ -15,8 +15,13 @@ Box = tuple[float, float, float, float]
 class Pose:
     """Where a creature is and how it is held.
 
-    scale: pixels per unit of its own frame.  stretch: across and along, about 1.  angle: in degrees, clockwise.
-    mirrored: looks the other way.
+    Attributes:
+        x: of the origin of its own frame, in pixels.
+        y: of the origin of its own frame, in pixels.
+        scale: pixels for one unit of its own frame.
+        stretch: factors across and along, about 1.
+        angle: in degrees, clockwise.
+        mirrored: whether it looks to the other side.
     """
 
     x: float
@@ -29,7 +34,7 @@ class Pose:
 
 @lru_cache(maxsize=64)
 def placed(species: str, genes: tuple[float, ...], pose: Pose) -> Anatomy:
-    """The creature's pieces, keypoints and eyes in pixels of the image."""
+    """A creature's pieces, keypoints and eyes, in pixels of the image."""
     anatomy = SPECIES[species].grow(genes)
     cos, sin = math.cos(math.radians(pose.angle)), math.sin(math.radians(pose.angle))
     across, along = pose.stretch[0] * pose.scale * (-1 if pose.mirrored else 1), pose.stretch[1] * pose.scale

@@ -1,7 +1,7 @@
-"""The world's language: lower case, words and marks parted by blanks. All wording is here, as data.
+"""The world's language: lower case, with blanks between words and marks. All wording is here, as data.
 
 Every text is one of these patterns with its slots filled from the closed sets of `names` and `creatures`, so the
-vocabulary is what can be read off both.
+vocabulary follows from both.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import string
 from collections.abc import Iterator
 
 from studies.micro.world import names
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.seeded_rng import Dice
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.seeded_rng import SeededRng
 
 QUESTIONS: dict[str, dict[str, str]] = {  # kind, template, wording
     "attribute": {
@@ -92,13 +92,19 @@ DIRECTIONS: dict[str, str] = {"left": "left of", "right": "right of", "above": "
 OPPOSITE: dict[str, str] = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
-def say(dice: Dice, pattern: str, **slots: str) -> str:
-    """One wording of a pattern. Slots `a` and `a2` get their article from the word that follows."""
-    return fill(dice.pick(WORDING[pattern]), **slots)
+def say(rng: SeededRng, pattern: str, **slots: str) -> str:
+    """Write one wording of a pattern.
+
+    Args:
+        rng: chooses the wording.
+        pattern: a key of `WORDING`.
+        slots: what is filled in; `{a}` and `{a2}` become the article of the word that follows.
+    """
+    return fill(rng.pick(WORDING[pattern]), **slots)
 
 
 def fill(wording: str, **slots: str) -> str:
-    """The wording with its slots filled and every `{a}` made "a" or "an" by the word after it."""
+    """A wording with its slots filled, and every `{a}` as "a" or "an" for the word after it."""
     words = wording.replace("{a2}", "{a}").format(**slots, a="{a}").split()
     for i, word in enumerate(words):
         if word == "{a}":
@@ -107,6 +113,7 @@ def fill(wording: str, **slots: str) -> str:
 
 
 def article(word: str) -> str:
+    """ "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"
 
 
@@ -118,7 +125,7 @@ def listing(phrases: list[str]) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word and mark that a text of the world can hold, sorted."""
+    """Every word and mark that a text of the world can have, sorted."""
     return sorted({word for text in _texts() for word in text.split()})
 
 

@@ -8,11 +8,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from studies.micro.world import fonts, names
-from studies.micro.world.creatures import SPECIES, Point
+from studies.micro.world import names
 from studies.micro.world.names import RGB
-from studies.micro.world.pose import placed
-from studies.micro.world.scene import Creature, Scene, Shape, Sign
+from studies.micro.world.scenes import fonts
+from studies.micro.world.scenes.creatures import SPECIES, Point
+from studies.micro.world.scenes.pose import placed
+from studies.micro.world.scenes.scene import Creature, Scene, Shape, Sign
 
 _UP = 2  # supersampling
 _EDGE: RGB = (24, 24, 24)
@@ -22,7 +23,7 @@ _PERIOD = 12  # of a texture, in drawn pixels
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of its width and height."""
+    """Draw a scene as an RGB image of its width and height."""
     image = _background(scene.width, scene.height, scene.background, scene.slope).copy()
     pen = ImageDraw.Draw(image)
     for shape in scene.shapes:
@@ -48,7 +49,7 @@ def _background(width: int, height: int, name: str, slope: int) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _tile(colour: str, texture: str) -> Image.Image:
-    """(64, 64) of a texture."""
+    """A square of 64 x 64 pixels of a texture."""
     y, x = np.mgrid[:_TILE, :_TILE]
     half = _PERIOD // 2
     if texture == "striped":

@@ -13,7 +13,15 @@ from studies.micro.world.names import FONTS
 
 @cache
 def load(font: str, pixels: int) -> ImageFont.FreeTypeFont:
-    """A font of `FONTS` at a size in pixels, without kerning, so that every build of PIL sets it alike."""
+    """Open a font, without kerning, so that every build of PIL sets it alike.
+
+    Args:
+        font: one of `FONTS`.
+        pixels: its size.
+
+    Raises:
+        FileNotFoundError: there is no such font.
+    """
     package = find_spec("matplotlib")
     if package is None or package.origin is None or font not in FONTS:
         raise FileNotFoundError(f"font {font!r}: expected one of {', '.join(FONTS)} inside an installed matplotlib")
@@ -23,6 +31,6 @@ def load(font: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def extent(text: str, font: str, pixels: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the ink, drawn at the origin."""
+    """(left, top, right, bottom) of the drawn pixels of a text at the origin."""
     left, top, right, bottom = load(font, pixels).getbbox(text)
     return int(left), int(top), int(right), int(bottom)

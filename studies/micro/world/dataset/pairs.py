@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.draw import draw
-from studies.micro.world.labels import bounding_box, keypoints
-from studies.micro.world.scene import Scene, portrait
-from studies.micro.world.seeded_rng import Dice
+from studies.micro.world.dataset.labels import bounding_box, keypoints
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.draw import draw
+from studies.micro.world.scenes.scene import Scene, portrait
+from studies.micro.world.seeded_rng import SeededRng
 
 _IDS = max(len(species.keypoints) for species in SPECIES.values())
 _FEWEST = 3  # keypoints that a pair must share
@@ -25,7 +25,15 @@ Json = dict[str, Any]
 
 
 def write_pairs(folder: Path, seed: int, pairs: int, images: int, tick: Callable[[int], None]) -> None:
-    """Write that many ordered pairs and images, spread evenly over the species; fewer where all pairs are used up."""
+    """Write ordered keypoint pairs, and their images, spread evenly over the species.
+
+    Args:
+        folder: where they are written.
+        seed: of the world.
+        pairs: how many pairs; there are fewer where all pairs are used up.
+        images: how many images.
+        tick: is called with how many images were made since the last call.
+    """
     names: list[str] = []
     for place, category in enumerate(SPECIES):
         shown = [portrait(seed, category, index) for index in range(_share(images, place))]
@@ -42,15 +50,15 @@ def write_pairs(folder: Path, seed: int, pairs: int, images: int, tick: Callable
 
 
 def _share(count: int, place: int) -> int:
-    """What the species at this place gets of a count: 10 over 4 is 3, 3, 2, 2."""
+    """The share of a count for the species at this place: 10 over 4 species is 3, 3, 2, 2."""
     return count // len(SPECIES) + (place < count % len(SPECIES))
 
 
 def _names(category: str) -> Json:
-    """keypoints: names in the order of their ids.  symmetric: pairs of ids that mirror each other.
+    """The names of a species' keypoints in the order of their ids, the ids that mirror each other, and groups of ids.
 
-    groups: ids of points that look alike and differ by where they are, as the four legs; the geometry-aware subset of
-    a pair is the keypoints with another of their group visible in the target.
+    The points of a group look alike and differ by where they are, such as the four legs. The geometry-aware subset of a
+    pair is the keypoints for which another one of their group is visible in the target.
     """
     species = SPECIES[category]
     order = species.keypoints
@@ -95,7 +103,7 @@ def _choose(seed: int, category: str, annotations: list[Json], count: int) -> li
     """Ordered pairs of different images that share enough keypoints."""
     every = [(source, target) for source in annotations for target in annotations if source is not target]
     enough = [pair for pair in every if len(_shared(*pair)) >= _FEWEST]
-    return Dice("pairs", seed, category).shuffled(enough)[:count]
+    return SeededRng("pairs", seed, category).shuffled(enough)[:count]
 
 
 def _shared(source: Json, target: Json) -> list[str]:

@@ -1,7 +1,7 @@
-"""Questions with one-word answers, of six kinds that need different things of an encoder.
+"""Questions with one-word answers, of six kinds that need different abilities of an encoder.
 
-attribute and existence need what words name; count and relation need what is where; part needs the points of a body
-told apart, left from right among them; reading needs fine detail.
+attribute and existence need what words name; count and relation need what is where; part needs to tell the points of a
+body apart, left from right among them; reading needs fine detail.
 """
 
 from __future__ import annotations
@@ -11,21 +11,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from studies.micro.world import names
-from studies.micro.world.captions import spot_name
-from studies.micro.world.creatures import SPECIES
-from studies.micro.world.facts import naming, place, relations, things
-from studies.micro.world.grammar import DIRECTIONS, OPPOSITE, QUESTIONS, fill
-from studies.micro.world.scene import Scene, Shape
-from studies.micro.world.seeded_rng import Dice
+from studies.micro.world.language.captions import spot_name
+from studies.micro.world.language.facts import naming, place, relations, things
+from studies.micro.world.language.grammar import DIRECTIONS, OPPOSITE, QUESTIONS, fill
+from studies.micro.world.scenes.creatures import SPECIES
+from studies.micro.world.scenes.scene import Scene, Shape
+from studies.micro.world.seeded_rng import SeededRng
 
 KINDS = tuple(QUESTIONS)
 
 
 @dataclass(frozen=True)
 class Question:
-    """kind: of `KINDS`.  template: which wording of the kind, with the answers if it offers some.
+    """A question about a scene.
 
-    Whoever sees no image gives the same answer to all questions of a template; that is what the floor is measured on.
+    Attributes:
+        kind: one of `KINDS`.
+        question: its text.
+        answer: one word.
+        template: which wording of the kind it is, with the answers if it offers some. Without the image all questions
+            of a template look alike, and the floor is measured by template.
     """
 
     kind: str
@@ -35,10 +40,15 @@ class Question:
 
 
 def questions(scene: Scene, kinds: Sequence[str] = KINDS) -> list[Question]:
-    """About six questions of those kinds that the scene offers, in the order of the kinds; none is asked twice."""
+    """About six questions on a scene, none of them twice.
+
+    Args:
+        scene: to be asked about.
+        kinds: the kinds of questions, in the order wanted.
+    """
     asked: dict[str, Question] = {}
     for kind in kinds:
-        for question in _ASK[kind](scene, Dice("questions", kind, scene.key)):
+        for question in _ASK[kind](scene, SeededRng("questions", kind, scene.key)):
             asked.setdefault(question.question, question)
     return list(asked.values())
 
@@ -47,24 +57,24 @@ def _ask(kind: str, template: str, answer: str, /, **slots: str) -> Question:
     return Question(kind, fill(QUESTIONS[kind][template], **slots), answer, template)
 
 
-def _attribute(scene: Scene, dice: Dice) -> list[Question]:
+def _attribute(scene: Scene, rng: SeededRng) -> list[Question]:
     asked = []
-    for asks in dice.shuffled(("colour", "colour", "kind", "kind", "texture", "size")):
+    for asks in rng.shuffled(("colour", "colour", "kind", "kind", "texture", "size")):
         shapes = [(naming(scene, shape, without=asks), shape) for shape in scene.shapes]
         named = [(name, shape) for name, shape in shapes if name]
         if named:
-            name, shape = dice.pick(named)
+            name, shape = rng.pick(named)
             template = "shape" if asks == "kind" else asks
             asked.append(_ask("attribute", template, getattr(shape, asks), thing=name))
     del asked[2 if scene.creature is None else 1 :]
-    if scene.creature and dice.chance(0.3):
+    if scene.creature and rng.chance(0.3):
         asked.append(_ask("attribute", "animal", scene.creature.species))
-    elif dice.chance(0.15):
+    elif rng.chance(0.15):
         asked.append(_ask("attribute", "background", scene.background))
     return asked
 
 
-def _count(scene: Scene, dice: Dice) -> list[Question]:
+def _count(scene: Scene, rng: SeededRng) -> list[Question]:
     """One count, where there is no creature. High counts are rare, so the higher, the likelier asked."""
     if scene.creature:
         return []
@@ -82,13 +92,13 @@ def _count(scene: Scene, dice: Dice) -> list[Question]:
     for option in options:
         by_answer.setdefault(option.answer, []).append(option)
     answers = list(by_answer)
-    return [dice.pick(by_answer[dice.weighted(answers, [_COUNT_WEIGHTS[answer] for answer in answers])])]
+    return [rng.pick(by_answer[rng.weighted(answers, [_COUNT_WEIGHTS[answer] for answer in answers])])]
 
 
 _COUNT_WEIGHTS = {"zero": 0.35, "one": 0.7, "two": 2.0, "three": 5.0, "four": 12.0}
 
 
-def _relation(scene: Scene, dice: Dice) -> list[Question]:
+def _relation(scene: Scene, rng: SeededRng) -> list[Question]:
     options: dict[str, list[Question]] = {"direction": [], "neighbour": [], "side": []}
     for a, towards, b in relations(scene):
         for thing, way, other in ((a, towards, b), (b, OPPOSITE[towards], a)):
@@ -102,59 +112,59 @@ def _relation(scene: Scene, dice: Dice) -> list[Question]:
         if where in names.SIDES:
             options["side"].append(_ask("relation", "side", where, thing=thing.name))
     asked = []
-    for template in dice.shuffled(("direction", "direction", "neighbour", "side")):
+    for template in rng.shuffled(("direction", "direction", "neighbour", "side")):
         if options[template]:
-            asked.append(dice.pick(options[template]))
+            asked.append(rng.pick(options[template]))
             options[template].remove(asked[-1])
     return asked[:1]
 
 
 def _alone(scene: Scene, shape: Shape, way: str, other: object) -> bool:
-    """Whether no second shape lies that way of the other thing, not even askew."""
+    """Whether no second shape is in that direction of the other thing, not even diagonally."""
     axis, sign = ("x", -1) if way == "left" else ("x", 1) if way == "right" else ("y", -1 if way == "above" else 1)
     rest = (s for s in scene.shapes if s is not shape and s is not other)
     return all(sign * (getattr(s, axis) - getattr(other, axis)) < 3 for s in rest)
 
 
-def _existence(scene: Scene, dice: Dice) -> list[Question]:
+def _existence(scene: Scene, rng: SeededRng) -> list[Question]:
     """Two, "yes" as likely as "no" in every template."""
     asked = []
     templates = ["coloured", "coloured", "textured", "colour"] if scene.shapes else []
-    for template in dice.shuffled([*templates, *(["species"] if scene.creature else [])])[:2]:
-        asked.append(_exists(scene, dice, template, dice.chance(0.5)))
-    if dice.chance(0.2):
+    for template in rng.shuffled([*templates, *(["species"] if scene.creature else [])])[:2]:
+        asked.append(_exists(scene, rng, template, rng.chance(0.5)))
+    if rng.chance(0.2):
         asked[:1] = [_ask("existence", "animal", "yes" if scene.creature else "no")]
-    elif dice.chance(0.2):
+    elif rng.chance(0.2):
         asked[:1] = [_ask("existence", "sign", "yes" if scene.sign else "no")]
     return asked
 
 
-def _exists(scene: Scene, dice: Dice, template: str, there: bool) -> Question:
+def _exists(scene: Scene, rng: SeededRng, template: str, there: bool) -> Question:
     """A question whose answer is yes or no as `there` says. Half of the false ones join what two shapes have."""
     answer = "yes" if there else "no"
     if template == "species":
         own = scene.creature.species if scene.creature else ""
-        other = dice.pick([species for species in SPECIES if species != own])
+        other = rng.pick([species for species in SPECIES if species != own])
         return _ask("existence", template, answer, species=own if there else other)
     attribute = "texture" if template == "textured" else "colour"
     values = names.TEXTURES if template == "textured" else tuple(names.COLOURS)
     if template == "colour":
         present = {shape.colour for shape in scene.shapes}
-        value = dice.pick([value for value in values if (value in present) == there])
+        value = rng.pick([value for value in values if (value in present) == there])
         return _ask("existence", template, answer, colour=value)
     have = {(getattr(shape, attribute), shape.kind) for shape in scene.shapes}
     if there:
-        value, kind = dice.pick(sorted(have))
+        value, kind = rng.pick(sorted(have))
     else:
         absent = [(value, kind) for value in values for kind in names.SHAPES if (value, kind) not in have]
         shown = {value for value, _ in have}, {kind for _, kind in have}
         joined = [(value, kind) for value, kind in absent if value in shown[0] and kind in shown[1]]
         half = [(value, kind) for value, kind in absent if (value in shown[0]) != (kind in shown[1])]
-        value, kind = dice.pick(joined if joined and dice.chance(0.5) else half)
+        value, kind = rng.pick(joined if joined and rng.chance(0.5) else half)
     return _ask("existence", template, answer, **{attribute: value, "kind": kind})
 
 
-def _part(scene: Scene, dice: Dice) -> list[Question]:
+def _part(scene: Scene, rng: SeededRng) -> list[Question]:
     creature = scene.creature
     if creature is None:
         return []
@@ -170,18 +180,18 @@ def _part(scene: Scene, dice: Dice) -> list[Question]:
                 question = _ask("part", "side", answer, dot=dot.colour, one=one, other=other, part=part)
                 sides.append(replace(question, template=f"{one} or {other}"))
     asked += sides[:1]
-    parts = dice.shuffled(tuple(creature.parts))
+    parts = rng.shuffled(tuple(creature.parts))
     asked += [_ask("part", "colour", creature.parts[part], part=part) for part in parts[:2]]
     return asked
 
 
-def _reading(scene: Scene, dice: Dice) -> list[Question]:
+def _reading(scene: Scene, rng: SeededRng) -> list[Question]:
     if scene.sign is None:
         return []
     return [_ask("reading", "digit" if scene.sign.text in names.DIGITS else "word", scene.sign.text)]
 
 
-_ASK: dict[str, Callable[[Scene, Dice], list[Question]]] = {
+_ASK: dict[str, Callable[[Scene, SeededRng], list[Question]]] = {
     "attribute": _attribute,
     "count": _count,
     "relation": _relation,
