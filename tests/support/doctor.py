@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 
@@ -10,6 +11,11 @@ from acsearch.doctor.finding import Finding
 
 SECRET = "Recognisable/S3cret"  # the slash has to be encoded in addresses, where it may also be forgotten
 ENCODED = SECRET.replace("/", "%2F")
+ACSEARCH = [  # a command whose doctor gives its checks as long as they take on a machine that has much to do
+    sys.executable,
+    "-c",
+    "import acsearch.doctor.examine as doctor; doctor.LIMIT = 600.0; from acsearch.cli.main import main; main()",
+]
 VARIABLES = ("ACSEARCH_", "MLFLOW_", "AWS_", "PG")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -15,15 +14,15 @@ from acsearch.doctor.finding import Finding, within
 from acsearch.doctor.machine import folder
 from acsearch.storage.home import Home
 from support import ROOT
-from support.doctor import ENCODED, assert_one_failure, finding_about, unused_address
+from support.doctor import ACSEARCH, ENCODED, assert_one_failure, finding_about, unused_address
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "acsearch", "doctor", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    command = [*ACSEARCH, "doctor", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_the_default_setup_is_all_right_and_stays_as_it_was(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from acsearch.doctor.examine import examine
 from acsearch.doctor.services import storage, store
 from acsearch.storage.home import Home
 from support import ROOT, mlflow_server, postgres, s3
-from support.doctor import ENCODED, SECRET, assert_one_failure, set_variables, unused_address
+from support.doctor import ACSEARCH, ENCODED, SECRET, assert_one_failure, set_variables, unused_address
 
 pytestmark = [pytest.mark.services, pytest.mark.usefixtures("alone")]
 
@@ -65,8 +64,8 @@ def test_a_study_leaves_its_secrets_nowhere(
     (tmp_path / "acsearch.toml").write_text(f'storage = "{team.with_password}"\n')
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "acsearch", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        command = [*ACSEARCH, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     said = []
     if right:
@@ -88,7 +87,7 @@ def test_a_study_leaves_its_secrets_nowhere(
         assert "--storage (not a URL)" in said[3].stderr
     said.append(run("doctor", "--json"))
     assert said[-1].returncode == 1 - right, said[-1].stdout
-    texts = {f"output of {one.args[3:]}": (one.stdout + one.stderr).encode() for one in said}
+    texts = {f"output of {one.args[len(ACSEARCH) :]}": (one.stdout + one.stderr).encode() for one in said}
     (tmp_path / "acsearch.toml").unlink()
     texts |= {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     server = team.with_password.split("@")[1].split("/")[0]
