@@ -142,7 +142,7 @@ def _proposals(study: Study, here: Found, twin: Found, *, in_turns: bool) -> Ite
 
 
 def _possible(study: Study, number: int, before: list[int]) -> Iterator[int]:
-    sampler, trials = study._sampler, {t.params["candidate"]: t for t in study._trials()}
+    sampler, trials = study._sampler, {t.params["candidate"]: t for t in study.trials()}
     for finished in itertools.chain(*(itertools.combinations(before, count) for count in range(len(before) + 1))):
         observed = sorted(finished)
         scores = [[trials[row].user_attrs["scores"][name] for name in sampler._benchmarks] for row in observed]
