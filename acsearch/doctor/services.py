@@ -1,6 +1,6 @@
-"""The doctor's checks of what is reached by an address: the studies' storage, MLflow, and the work store.
+"""The checks of `acsearch doctor` for services: the storage of studies, MLflow, and the work store.
 
-Each does there what a study does, in small, and takes it away again.
+Each check writes and reads a little, as a study does, and removes it again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from acsearch.storage.home import Home
 from acsearch.storage.sqlite import sqlite_file
 from trainers.errors import StoreError, first_line
 
-_ANSWER = 5  # seconds for a server to answer
-_SLOW = 0.25  # seconds of a statement; a study makes hundreds
-_CLOCK = 30.0  # seconds between clocks, beyond which logs of several machines are hard to read
-_S3_CLOCK = 900.0  # beyond which S3 refuses what was signed
+_ANSWER = 5  # seconds that a server has to answer
+_SLOW = 0.25  # seconds for a statement; a study makes hundreds
+_CLOCK = 30.0  # seconds between clocks; beyond, logs of several machines are hard to read
+_S3_CLOCK = 900.0  # seconds between clocks; beyond, S3 refuses signed requests
 _SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_ANSWER), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
@@ -38,6 +38,7 @@ _SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_ANSWER), "MLFLOW_HTTP_REQUEST_MAX_
 
 
 def storage(home: Home) -> list[Finding]:
+    """Whether the storage of studies can be read and written, and has the tables of the installed Optuna."""
     try:
         path = sqlite_file(home.storage_url, "--storage", "studies")
     except StudyError as error:
@@ -66,7 +67,7 @@ def storage(home: Home) -> list[Finding]:
 
 
 def _server(connection: Any, name: str) -> list[Finding]:
-    """Of PostgreSQL: its version, speed and clock, whether tables can be made, and those of Optuna."""
+    """Check PostgreSQL: its version, speed and clock, the permission to create tables, and the tables of Optuna."""
     from sqlalchemy import text
 
     connection.execute(text(f"set statement_timeout = {1000 * _ANSWER}"))
@@ -87,7 +88,7 @@ def _server(connection: Any, name: str) -> list[Finding]:
 
 
 def _schema(connection: Any, found: str, name: str) -> Finding:
-    """Whether the tables are those of the Optuna that is installed."""
+    """Whether the tables are those of the installed version of Optuna."""
     import optuna
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -112,20 +113,20 @@ def _schema(connection: Any, found: str, name: str) -> Finding:
 
 
 def _database_advice(said: str) -> str:
-    """By the words of PostgreSQL's client; psycopg has no codes for connections that fail."""
+    """What to do, by the words of the error message, because psycopg has no codes for failed connections."""
     known = {
         "password": "check the user and the password: in the URL, PGPASSWORD or ~/.pgpass",
-        "does not exist": "make what is missing (createdb, createuser), or mend --storage or ACSEARCH_STORAGE",
-        "refused": "start the server, or mend host and port in --storage or ACSEARCH_STORAGE",
-        "resolve": "mend the host in --storage or ACSEARCH_STORAGE",
+        "does not exist": "make what is missing (createdb, createuser), or fix --storage or ACSEARCH_STORAGE",
+        "refused": "start the server, or fix host and port in --storage or ACSEARCH_STORAGE",
+        "resolve": "fix the host in --storage or ACSEARCH_STORAGE",
         "timeout": "see whether the server is up, and whether a firewall is between",
         "permission denied": "let this user make tables: GRANT CREATE ON SCHEMA public TO ...",
     }
-    return next((todo for words, todo in known.items() if words in said), "mend --storage or ACSEARCH_STORAGE")
+    return next((todo for words, todo in known.items() if words in said), "fix --storage or ACSEARCH_STORAGE")
 
 
 def _locked(path: Path) -> str:
-    """Why an SQLite database cannot be written, "" where it can."""
+    """Why an SQLite database cannot be written; empty where it can."""
     try:
         with closing(sqlite3.connect(path, timeout=_ANSWER, isolation_level=None)) as connection:
             connection.execute("begin immediate")
@@ -146,6 +147,7 @@ def _clock(whose: str, ahead: float, most: float) -> Finding:
 
 
 def tracking(home: Home) -> list[Finding]:
+    """Whether MLflow answers, has a compatible version, and takes a run with an artifact."""
     uri = home.tracking_uri
     try:
         path = sqlite_file(uri, "--tracking", "experiments")
@@ -163,16 +165,16 @@ def tracking(home: Home) -> list[Finding]:
     if uri.startswith(("http://", "https://")):
         status, said = _get(f"{uri.rstrip('/')}/health")
         if status == 0:
-            todo = "start the server, or mend --tracking or MLFLOW_TRACKING_URI"
+            todo = "start the server, or fix --tracking or MLFLOW_TRACKING_URI"
             return [Finding("MLflow", "fail", f"{name}: {said}", todo)]
         version = _get(f"{uri.rstrip('/')}/version")[1]
         if status == 404 or (status == 200 and (said != "OK" or not version[:1].isdigit())):
-            todo = "something else listens there: mend --tracking or MLFLOW_TRACKING_URI"
+            todo = "something else listens there: fix --tracking or MLFLOW_TRACKING_URI"
             return [Finding("MLflow", "fail", f"{name}: no MLflow server (status {status})", todo)]
     try:
         with _quickly():
             _probe_tracking(uri, writes=path is None)
-    except Exception as error:  # its clients let through whatever their stores and artifact stores raise
+    except Exception as error:  # MLflow's client lets through any exception of its stores
         return [Finding("MLflow", "fail", f"{name}: {first_line(error)}", _tracking_advice(str(error)))]
     found = f"{name}: MLflow {version or mlflow.__version__}"
     if version and version.split(".")[0] != mlflow.__version__.split(".")[0]:
@@ -182,7 +184,7 @@ def tracking(home: Home) -> list[Finding]:
 
 
 def _probe_tracking(uri: str, *, writes: bool) -> None:
-    """An experiment of this machine's own, with a run and an artifact. MLflow keeps its name in its trash."""
+    """Write and delete a run with an artifact, in an experiment of this machine. MLflow keeps its name in its trash."""
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -216,7 +218,7 @@ def _tracking_advice(said: str) -> str:
         "401": "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         "403": "let this user make experiments; see also the server's --allowed-hosts",
         "schema": "while nobody works with it: mlflow db upgrade",
-        "refused": "start the server, or mend --tracking or MLFLOW_TRACKING_URI",
+        "refused": "start the server, or fix --tracking or MLFLOW_TRACKING_URI",
         "password": "check the user and the password in the address",
     }
     return next((todo for word, todo in known.items() if word in said), "see the server's log")
@@ -224,7 +226,7 @@ def _tracking_advice(said: str) -> str:
 
 @contextmanager
 def _quickly() -> Iterator[None]:
-    """MLflow's client gives up early, instead of trying for minutes."""
+    """Let MLflow's client give up early, instead of trying for minutes."""
     before = {name: os.environ.get(name) for name in _SHORT}
     os.environ.update(_SHORT)
     try:
@@ -238,7 +240,7 @@ def _quickly() -> Iterator[None]:
 
 
 def _get(address: str) -> tuple[int, str]:
-    """Status and text of a page; 0 and the reason where nobody answers."""
+    """Status and text of a page; 0 and the reason where there is no answer."""
     try:
         with urllib.request.urlopen(without_userinfo(address), timeout=_ANSWER) as page:
             return page.status, page.read(1000).decode("utf-8", "replace").strip()
@@ -253,6 +255,7 @@ def _get(address: str) -> tuple[int, str]:
 
 
 def store(home: Home) -> list[Finding]:
+    """Whether an object can be written to the work store, read, listed and deleted, and its clock is right."""
     if home.store is None:
         return [Finding("work store", "ok", "none: the work folder stays on this machine")]
     from trainers.checkpoints.object_store import Remote, open_address
@@ -262,7 +265,7 @@ def store(home: Home) -> list[Finding]:
     try:
         system, base = open_address(home.store, **({"config_kwargs": short} if on_s3 else {}))
     except StoreError as error:
-        todo = "mend ACSEARCH_WORK; for S3, pip install 'acsearch[cluster]'"
+        todo = "fix ACSEARCH_WORK; for S3, pip install 'acsearch[cluster]'"
         return [Finding("work store", "fail", str(error), todo)]
     system.retries = 1  # of s3fs
     findings = []
@@ -273,7 +276,7 @@ def store(home: Home) -> list[Finding]:
             ahead = _ahead(endpoint)
         except (OSError, http.client.HTTPException) as error:
             said = first_line(getattr(error, "reason", None) or error)
-            todo = "start the server, or mend AWS_ENDPOINT_URL"
+            todo = "start the server, or fix AWS_ENDPOINT_URL"
             return [Finding("work store", "fail", f"{home.store}: no answer from {redact(endpoint)}: {said}", todo)]
         findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK)]
     name, probe = f".acsearch-doctor-{uuid.uuid4().hex[:8]}", b"acsearch"
@@ -294,13 +297,13 @@ def store(home: Home) -> list[Finding]:
             findings.insert(0, Finding("work store", "ok", found))
     except Exception as error:  # each file system has its own
         advice = Remote(home.store).advice(error) or first_line(error)
-        todo = "mend what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "mend ACSEARCH_WORK"
+        todo = "fix what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "fix ACSEARCH_WORK"
         findings.insert(0, Finding("work store", "fail", f"{home.store}: {advice}", todo))
     return findings
 
 
 def _ahead(address: str) -> float | None:
-    """Seconds by which a web server's clock is ahead, which it tells in whole seconds, whatever else it answers."""
+    """Seconds by which the clock of a web server is ahead, from the header of any answer, which has whole seconds."""
     began = time.time()
     try:
         page = urllib.request.urlopen(address, timeout=_ANSWER)

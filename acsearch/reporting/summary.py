@@ -13,9 +13,13 @@ from acsearch.study.snapshot import Snapshot, Step
 
 
 def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """All candidates by expected objective: interval, P(best), P(top 3), its error where finetuned, A and C.
+    """Rank all candidates.
 
-    Before all of them are scored: in the study's order, with the A and C that are known.
+    Returns:
+        One row for each candidate, by expected objective, with the keys `representation`, `expected`, `low_80`,
+        `high_80`, `p_best`, `p_top3`, `finetuned`, `standard_error` (None where it is not known), `A` and `C` (None
+        where it is not known). Objectives are in `snapshot.unit`. Before all candidates are scored, rows are in the
+        order of the study and have only `representation`, `finetuned`, and the `A` and `C` that are known.
     """
     if not snapshot.is_scored:
         return [
@@ -52,14 +56,20 @@ def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def interval(row: dict[str, Any]) -> str:
-    """The 80 % interval of a row of the ranking; of a candidate that was finetuned, its score's standard error."""
+    """Format the uncertainty of a row of the ranking: its 80 % interval, or the standard error of a finetuned one."""
     if row["finetuned"]:
         return "" if row["standard_error"] is None else f"± {row['standard_error']:.2f}"
     return f"{row['low_80']:.2f} to {row['high_80']:.2f}"
 
 
 def law_summary(snapshot: Snapshot, step: Step) -> dict[str, Any]:
-    """What the law says after a step, as numbers: fit, terms, and each benchmark's weights in points."""
+    """Summarise the law after a step.
+
+    Returns:
+        `finetunes`, their number; `r2` and leave-one-out `r2_loo`, None where they are not defined; `terms`, the
+        probability of each set of terms; and `weights`, by benchmark and term, with the keys `mean`, `low_80` and
+        `high_80` in points of the benchmark.
+    """
     r2, r2_loo = finetuned_r2(HierarchicalLaw(snapshot.prior), snapshot.features, step.posterior)
     weights = step.posterior.weight_intervals(0.8)
     return {
@@ -81,7 +91,7 @@ def law_summary(snapshot: Snapshot, step: Step) -> dict[str, Any]:
 
 
 def headline(snapshot: Snapshot) -> list[str]:
-    """The recommendation in a few sentences."""
+    """State the recommendation in a few sentences."""
     best, table = snapshot.best, snapshot.table
     if best is None:
         return ["No finetune has finished yet."]
@@ -101,7 +111,7 @@ def headline(snapshot: Snapshot) -> list[str]:
 
 
 def caveats(snapshot: Snapshot) -> list[str]:
-    """What a reader must know to weigh the numbers."""
+    """State what a reader must know to interpret the numbers."""
     metadata = snapshot.table.metadata
     notes = [
         f"A is {metadata.alignment}, C is {metadata.correspondence}, the LLM {metadata.llm}. "
@@ -122,7 +132,7 @@ def caveats(snapshot: Snapshot) -> list[str]:
 
 
 def markdown(snapshot: Snapshot) -> str:
-    """The card on the study's MLflow page."""
+    """Write the description of the study on its MLflow page, as Markdown."""
     lines = [f"## {snapshot.title or snapshot.name}", "", *(f"- {line}" for line in headline(snapshot)), ""]
     lines += [
         "| representation | expected | 80 % interval | P(best) | P(top 3) | finetuned |",

@@ -319,9 +319,9 @@ def test_tables_of_another_optuna(tmp_path: Path) -> None:
 
 def test_the_store_refuses(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, **team.bucket.environment, ACSEARCH_WORK="s3://nosuch/work")
-    is_wrong(store(Home()), "there is no bucket 'nosuch'", "mend")
+    is_wrong(store(Home()), "there is no bucket 'nosuch'", "fix")
     given(monkeypatch, ACSEARCH_WORK=f"s3://{s3.BUCKET}/work", AWS_SECRET_ACCESS_KEY="guess")
-    is_wrong(store(Home()), "AWS_SECRET_ACCESS_KEY", "mend")
+    is_wrong(store(Home()), "AWS_SECRET_ACCESS_KEY", "fix")
 
 
 def test_something_else_listens_where_mlflow_should() -> None:
@@ -349,7 +349,7 @@ def test_the_home_is_no_folder(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_read_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "acsearch.toml").write_text("stroage = 'x'")
     findings = examine(Home())
-    is_wrong(findings, "did you mean 'storage'?", "mend the file")
+    is_wrong(findings, "did you mean 'storage'?", "fix the file")
     assert "not checked" in the(findings, "storage").found
     assert the(findings, "torch").state == "ok"
 
