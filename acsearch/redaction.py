@@ -26,7 +26,7 @@ _VARIABLES = (
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)([^\s'\"]+)(?=@)")
 _TOKEN = re.compile(r"(https?://)([^\s:/@]+)(?=@)")
 _OPTION = re.compile(r"(?i)([?&][^\s=&]*(?:passw|secret|token)[^\s=&]*=)([^\s&'\"]+)")
-_given: set[str] = set()
+_registered: set[str] = set()
 
 
 def redact(address: str) -> str:
@@ -52,9 +52,9 @@ def register_secret(address: str) -> str:
     """
     for pattern in (_PASSWORD, _TOKEN, _OPTION):
         for match in pattern.finditer(address):
-            _given.update((match[2], unquote(match[2])))
+            _registered.update((match[2], unquote(match[2])))
     if _garbled(address):
-        _given.add(address)
+        _registered.add(address)
     return address
 
 
@@ -70,7 +70,7 @@ def holds_secret(address: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """Replace by `***` every registered secret, every secret environment variable, and passwords in addresses."""
-    secrets = _given | {os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    secrets = _registered | {os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     for secret in sorted(secrets, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _HIDDEN, text)
     return _masked(text)

@@ -26,7 +26,7 @@ from trainers.checkpoints import commit
 if TYPE_CHECKING:
     import zstandard
 
-_LARGEST_TEXT = 1 << 28  # bytes of JSON that are taken into memory
+_LARGEST_TEXT = 1 << 28  # bytes of JSON that are read into memory
 
 
 class _Version(BaseModel):

@@ -23,7 +23,7 @@ from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, late
 from trainers.utils.locks import Locks
 
 _ROOT = "work"
-_RESULT, _OUTBOX = "result", "outbox.jsonl"  # as `trainers.training.train` names them, which imports torch
+_RESULT, _OUTBOX = "result", "outbox.jsonl"  # the names in `trainers.training.train`, which would import torch
 
 
 def study_files(finetunes: Runner, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:

@@ -11,7 +11,7 @@ from acsearch.redaction import without_secrets
 from acsearch.storage.home import Home
 from trainers.errors import AcsearchError, first_line
 
-LIMIT = 20.0  # seconds for a check; the requests in it have shorter limits
+LIMIT = 60.0  # seconds for a check, which may import torch from a slow disk; its requests have shorter limits
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import acsearch
-from acsearch.doctor.finding import LIMIT, Finding
+from acsearch.doctor.finding import Finding
 from acsearch.redaction import holds_secret
 from acsearch.storage.home import Home
 from trainers.errors import ConfigError, first_line
 
-_LITTLE = 5e9  # bytes of free disk
-# file systems that several machines share, where SQLite's locks cannot be relied on
+_LOW_DISK = 5e9  # bytes
+_TIMEOUT = 5  # seconds that a program has to answer
+# network file systems, on which the locks of SQLite are not reliable
 _SHARED = r"nfs\d*|cifs|smb\w*|lustre|beegfs\w*|gpfs|ceph|glusterfs|panfs|wekafs|fuse\.(sshfs|glusterfs|juicefs|s3fs)"
 
 
@@ -68,8 +69,8 @@ def folder(home: Home) -> list[Finding]:
     if re.fullmatch(_SHARED, kind) and any(one.startswith("sqlite") for one in (home.storage_url, home.tracking_uri)):
         todo = "use a local disk, or PostgreSQL and an MLflow server (docker/README.md)"
         return [Finding("home", "warn", f"{found}; on {kind}, where SQLite's locks may not hold", todo)]
-    if free < _LITTLE:
-        return [Finding("home", "warn", found, "make room; acsearch study plan says how much a study needs")]
+    if free < _LOW_DISK:
+        return [Finding("home", "warn", found, "free some space; acsearch study plan says how much a study needs")]
     return [Finding("home", "ok", found)]
 
 
@@ -158,7 +159,7 @@ def gpu(home: Home) -> list[Finding]:
     """Whether torch can compute on every GPU that there is."""
     import torch
 
-    driver = _ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    driver = _output_lines("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     if not torch.cuda.is_available():
         if driver:
             todo = "install a torch built for CUDA, or a newer driver; python -c 'import torch; torch.cuda.init()' says"
@@ -186,7 +187,10 @@ def slurm(home: Home) -> list[Finding]:
     """Whether Slurm is installed, and its controller answers."""
     if shutil.which("sbatch") is None:
         return [Finding("Slurm", "ok", "none here; needed for --engine slurm only")]
-    config, partitions = _ask("scontrol", "show", "config"), _ask("sinfo", "--noheader", "--format=%P %a %D")
+    config, partitions = (
+        _output_lines("scontrol", "show", "config"),
+        _output_lines("sinfo", "--noheader", "--format=%P %a %D"),
+    )
     name = re.search(r"^ClusterName\s*=\s*(\S+)", "\n".join(config), re.MULTILINE)
     if name is None:
         return [Finding("Slurm", "warn", "installed, but its controller does not answer", "scontrol ping says why")]
@@ -196,10 +200,10 @@ def slurm(home: Home) -> list[Finding]:
     return [Finding("Slurm", "ok", f"cluster {name[1]}, partitions: {shown or 'none'}")]
 
 
-def _ask(*command: str) -> list[str]:
+def _output_lines(*command: str) -> list[str]:
     """The lines that a program prints; none if it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT / 4)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.strip().splitlines() if done.returncode == 0 else []

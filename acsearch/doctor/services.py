@@ -27,11 +27,11 @@ from acsearch.storage.home import Home
 from acsearch.storage.sqlite import sqlite_file
 from trainers.errors import StoreError, first_line
 
-_ANSWER = 5  # seconds that a server has to answer
+_TIMEOUT = 5  # seconds that a server has to answer
 _SLOW = 0.25  # seconds for a statement; a study makes hundreds
-_CLOCK = 30.0  # seconds between clocks; beyond, logs of several machines are hard to read
-_S3_CLOCK = 900.0  # seconds between clocks; beyond, S3 refuses signed requests
-_SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_ANSWER), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+_CLOCK_SKEW = 30.0  # seconds between clocks; beyond, logs of several machines are hard to read
+_S3_CLOCK_SKEW = 900.0  # seconds between clocks; beyond, S3 refuses signed requests
+_MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_TIMEOUT), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 # -- storage -----------------------------------------------------------------------------------------------------------
@@ -47,11 +47,11 @@ def storage(home: Home) -> list[Finding]:
     if path is not None:
         if not path.exists():
             return [Finding("storage", "ok", f"{path}: SQLite {sqlite3.sqlite_version}, made by the first study")]
-        if problem := _locked(path):
+        if problem := _write_problem(path):
             return [Finding("storage", "fail", f"{path}: {problem}", "see who writes it, and whether you may")]
     import sqlalchemy
 
-    options = {} if path else {"connect_args": {"connect_timeout": _ANSWER}}
+    options = {} if path else {"connect_args": {"connect_timeout": _TIMEOUT}}
     try:
         engine = sqlalchemy.create_engine(home.storage_url, poolclass=sqlalchemy.NullPool, **options)
         if engine.dialect.name not in ("sqlite", "postgresql"):
@@ -70,7 +70,7 @@ def _server(connection: Any, name: str) -> list[Finding]:
     """Check PostgreSQL: its version, speed and clock, the permission to create tables, and the tables of Optuna."""
     from sqlalchemy import text
 
-    connection.execute(text(f"set statement_timeout = {1000 * _ANSWER}"))
+    connection.execute(text(f"set statement_timeout = {1000 * _TIMEOUT}"))
     times = []
     for _ in range(5):
         began = time.perf_counter()
@@ -78,10 +78,10 @@ def _server(connection: Any, name: str) -> list[Finding]:
         times.append(time.perf_counter() - began)
     ahead = now - (time.time() - times[-1] / 2)
     connection.execute(text(f"create table acsearch_doctor_{uuid.uuid4().hex[:8]} (number integer)"))
-    connection.rollback()  # which takes the table with it
+    connection.rollback()  # which also removes the table
     version = connection.execute(text("show server_version")).scalar().split()[0]
     found = f"{name}: PostgreSQL {version}, {1000 * median(times):.1f} ms a statement"
-    findings = [_schema(connection, found, name), _clock("database", ahead, _CLOCK)]
+    findings = [_schema(connection, found, name), _clock("database", ahead, _CLOCK_SKEW)]
     if median(times) > _SLOW:
         findings.append(Finding("storage", "warn", "it answers slowly", "work nearer to it, or see what keeps it busy"))
     return findings
@@ -125,10 +125,10 @@ def _database_advice(said: str) -> str:
     return next((todo for words, todo in known.items() if words in said), "fix --storage or ACSEARCH_STORAGE")
 
 
-def _locked(path: Path) -> str:
+def _write_problem(path: Path) -> str:
     """Why an SQLite database cannot be written; empty where it can."""
     try:
-        with closing(sqlite3.connect(path, timeout=_ANSWER, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None)) as connection:
             connection.execute("begin immediate")
             connection.execute("rollback")
     except sqlite3.Error as error:
@@ -138,7 +138,7 @@ def _locked(path: Path) -> str:
 
 def _clock(whose: str, ahead: float, most: float) -> Finding:
     found = f"{whose}: {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} ours"
-    bad, odd = abs(ahead) > most and most == _S3_CLOCK, abs(ahead) > _CLOCK
+    bad, odd = abs(ahead) > most and most == _S3_CLOCK_SKEW, abs(ahead) > _CLOCK_SKEW
     todo = "set the clocks (chrony or ntpd)"
     return Finding("clock", "fail" if bad else "warn" if odd else "ok", found, todo if bad or odd else "")
 
@@ -159,7 +159,7 @@ def tracking(home: Home) -> list[Finding]:
     if path is not None:
         if not path.exists():
             return [Finding("MLflow", "ok", f"{path}: MLflow {mlflow.__version__}, made by the first study")]
-        if problem := _locked(path):
+        if problem := _write_problem(path):
             return [Finding("MLflow", "fail", f"{path}: {problem}", "see who writes it, and whether you may")]
     version = ""
     if uri.startswith(("http://", "https://")):
@@ -172,7 +172,7 @@ def tracking(home: Home) -> list[Finding]:
             todo = "something else listens there: fix --tracking or MLFLOW_TRACKING_URI"
             return [Finding("MLflow", "fail", f"{name}: no MLflow server (status {status})", todo)]
     try:
-        with _quickly():
+        with _short_timeouts():
             _probe_tracking(uri, writes=path is None)
     except Exception as error:  # MLflow's client lets through any exception of its stores
         return [Finding("MLflow", "fail", f"{name}: {first_line(error)}", _tracking_advice(str(error)))]
@@ -225,10 +225,10 @@ def _tracking_advice(said: str) -> str:
 
 
 @contextmanager
-def _quickly() -> Iterator[None]:
+def _short_timeouts() -> Iterator[None]:
     """Let MLflow's client give up early, instead of trying for minutes."""
-    before = {name: os.environ.get(name) for name in _SHORT}
-    os.environ.update(_SHORT)
+    before = {name: os.environ.get(name) for name in _MLFLOW_TIMEOUTS}
+    os.environ.update(_MLFLOW_TIMEOUTS)
     try:
         yield
     finally:
@@ -242,7 +242,7 @@ def _quickly() -> Iterator[None]:
 def _get(address: str) -> tuple[int, str]:
     """Status and text of a page; 0 and the reason where there is no answer."""
     try:
-        with urllib.request.urlopen(without_userinfo(address), timeout=_ANSWER) as page:
+        with urllib.request.urlopen(without_userinfo(address), timeout=_TIMEOUT) as page:
             return page.status, page.read(1000).decode("utf-8", "replace").strip()
     except urllib.error.HTTPError as error:
         error.close()
@@ -260,25 +260,25 @@ def store(home: Home) -> list[Finding]:
         return [Finding("work store", "ok", "none: the work folder stays on this machine")]
     from trainers.checkpoints.object_store import Remote, open_address
 
-    short = {"connect_timeout": _ANSWER, "read_timeout": _ANSWER, "retries": {"total_max_attempts": 1}}
+    short = {"connect_timeout": _TIMEOUT, "read_timeout": _TIMEOUT, "retries": {"total_max_attempts": 1}}
     on_s3 = home.store.startswith(("s3://", "s3a://"))
     try:
         system, base = open_address(home.store, **({"config_kwargs": short} if on_s3 else {}))
     except StoreError as error:
         todo = "fix ACSEARCH_WORK; for S3, pip install 'acsearch[cluster]'"
         return [Finding("work store", "fail", str(error), todo)]
-    system.retries = 1  # of s3fs
+    system.retries = 1  # an attribute of s3fs
     findings = []
     if on_s3:
         system.connect()
         endpoint = system.s3.meta.endpoint_url
         try:
-            ahead = _ahead(endpoint)
+            ahead = _clock_ahead(endpoint)
         except (OSError, http.client.HTTPException) as error:
             said = first_line(getattr(error, "reason", None) or error)
             todo = "start the server, or fix AWS_ENDPOINT_URL"
             return [Finding("work store", "fail", f"{home.store}: no answer from {redact(endpoint)}: {said}", todo)]
-        findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK)]
+        findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK_SKEW)]
     name, probe = f".acsearch-doctor-{uuid.uuid4().hex[:8]}", b"acsearch"
     try:
         began = time.perf_counter()
@@ -295,18 +295,18 @@ def store(home: Home) -> list[Finding]:
         else:
             found = f"{home.store}: written, read, listed and deleted; {1000 * took:.0f} ms a write"
             findings.insert(0, Finding("work store", "ok", found))
-    except Exception as error:  # each file system has its own
+    except Exception as error:  # each file system has exceptions of its own
         advice = Remote(home.store).advice(error) or first_line(error)
         todo = "fix what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "fix ACSEARCH_WORK"
         findings.insert(0, Finding("work store", "fail", f"{home.store}: {advice}", todo))
     return findings
 
 
-def _ahead(address: str) -> float | None:
+def _clock_ahead(address: str) -> float | None:
     """Seconds by which the clock of a web server is ahead, from the header of any answer, which has whole seconds."""
     began = time.time()
     try:
-        page = urllib.request.urlopen(address, timeout=_ANSWER)
+        page = urllib.request.urlopen(address, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         page = error
     with page:

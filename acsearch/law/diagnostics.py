@@ -97,10 +97,10 @@ def diagnose(table: Table, surrogate: str, law: Surrogate, *, noise_fits: int = 
     n = len(table.representations)
     if n < 4:
         raise TableError(f"{table.name}: {n} candidates; leaving one out needs four or more")
-    features, scores, everyone = Features.of(table), table.scaled, np.arange(n)
-    fitted = law.fit(features, everyone, scores)
-    predicted, covered = _leave_one_out(law, features, everyone, scores)
-    noise = [_r2(scores, law.fit(fake, everyone, scores).fitted) for fake in _noise(features, noise_fits, seed)]
+    features, scores, all_rows = Features.of(table), table.scaled, np.arange(n)
+    fitted = law.fit(features, all_rows, scores)
+    predicted, covered = _leave_one_out(law, features, all_rows, scores)
+    noise = [_r2(scores, law.fit(fake, all_rows, scores).fitted) for fake in _noise(features, noise_fits, seed)]
     r2, effective = _r2(scores, fitted.fitted), fitted.effective_weights()
     with np.errstate(divide="ignore", invalid="ignore"):
         adjusted = np.where(n > effective, 1 - (1 - r2) * (n - 1) / (n - effective), np.nan)

@@ -9,7 +9,7 @@ import numpy as np
 from acsearch.law.bayes import Posterior
 from acsearch.law.features import Array, Index
 
-_SCREEN = 512  # candidates beyond the most promising ones have no measurable chance of being best
+_SCREEN = 512  # candidates that are drawn; the others have no measurable probability of being best
 _DRAWS = 4096
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK, _LIGHT, _ACCENT = "#1f2933", "#9aa5b1", "#d64545"
-_LABELLED = 30  # candidates of a larger pool are labelled only where they were finetuned
-_LINES = 6
+_LABELLED = 30  # in a larger pool, only finetuned candidates are labelled
+_LINES = 6  # candidates in the figure of P(best)
 
 
 def figures(snapshot: Snapshot) -> dict[str, Figure]:
@@ -39,8 +39,8 @@ def plane(snapshot: Snapshot) -> Figure:
         axes.set_ylabel("correspondence C, over the pool from lowest to highest")
     axes.scatter(alignment, heights, s=36, facecolor="white", edgecolor=_INK, zorder=3, label="not finetuned")
     axes.scatter(alignment[finetuned], heights[finetuned], s=70, color=_ACCENT, zorder=4, label="finetuned, in order")
-    everyone = len(alignment) <= _LABELLED
-    shown = np.arange(len(alignment)) if everyone else np.array(finetuned, dtype=int)
+    label_all = len(alignment) <= _LABELLED
+    shown = np.arange(len(alignment)) if label_all else np.array(finetuned, dtype=int)
     texts = {
         int(row): snapshot.table.representations[row]
         + (f" ({finetuned.index(int(row)) + 1})" if int(row) in finetuned else "")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 TAG_PREFIX = "mlflow.sharedViewState."
 TAG_LIMIT = 20_000  # characters, MLflow's limit on the value of an experiment tag
-FIRST_SAVED = 1_735_689_600_000  # ms, the start of 2025: older than any view a user saves, which MLflow lists first
+FIRST_SAVED = 1_735_689_600_000  # ms, the start of 2025: older than any view of a user, which MLflow then lists first
 
 SCORE = "agg/score"
 ALIGNMENT = "score/A"
@@ -109,7 +109,7 @@ class SavedView:
             for s, section in enumerate(self.sections)
             for c, card in enumerate(section.cards)
         ]
-        # MLflow adds a chart for every metric that is no card's `metricKey`; a deleted card keeps the place empty.
+        # MLflow adds a chart for every metric that is no card's `metricKey`, unless there is a deleted card for it.
         charted = {card.get("metricKey") for card in cards}
         for metric in dict.fromkeys(self.uncharted):
             if metric not in charted:
@@ -208,7 +208,7 @@ def experiment_tags(views: Iterable[SavedView]) -> dict[str, str]:
     return {view.tag: view.value() for view in views} | {
         "mlflow.experiment.primaryMetric.name": SCORE,
         "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
-        "mlflow.experimentKind": "custom_model_development",  # else the first visitor is asked
+        "mlflow.experimentKind": "custom_model_development",  # without it, MLflow asks the first visitor
     }
 
 

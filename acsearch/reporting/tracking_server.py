@@ -28,9 +28,7 @@ def open_record(home: Home, study: str) -> Record:
     """
     uri, file = home.tracking_uri, sqlite_file(home.tracking_uri, "--tracking", "experiments")
     _check_answers(uri)
-    from acsearch.reporting.mlflow_record import (
-        Record,
-    )  # here, because importing MLflow takes seconds, and the server may be away
+    from acsearch.reporting.mlflow_record import Record  # importing MLflow takes seconds; the server may be away
 
     if file is None:
         return Record(uri, None, home.claims(study))

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-WINDOW = 5  # cells to each side of the best one
+WINDOW = 5  # cells on each side of the most similar one
 TEMPERATURE = 0.02
 
 

@@ -32,8 +32,8 @@ from trainers.representation import Joining, Representation
 if TYPE_CHECKING:
     from acsearch.scores.pairs import Pairs
 
-Progress = Callable[[int, int], None]  # images done, of how many
-_THREADS = 8  # that open images, while the encoders are at work
+Progress = Callable[[int, int], None]  # called with the number of images done, and of all
+_THREADS = 8  # that open images while the encoders compute
 
 
 def extract(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from acsearch.scores.pairs import Flags, Pairs
 
 _ROWS = 4096  # keypoints decoded at a time, which bounds memory
-_TINY = 1e-30  # instead of a length of zero
+_TINY = 1e-30  # replaces a length of zero
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from trainers.errors import DataError
+from trainers.utils.strict_yaml import read_text
 
 if TYPE_CHECKING:
     from acsearch.law.features import Array, Index
@@ -172,7 +173,7 @@ def _collect(folder: Path, files: Sequence[Path], categories: tuple[str, ...]) -
 
 def _read_pair(path: Path, categories: Sequence[str]) -> _Annotation:
     try:
-        pair = _Annotation.model_validate_json(_text(path))
+        pair = _Annotation.model_validate_json(read_text(path, DataError))
     except ValidationError as error:
         raise DataError(f"{path}: not an SPair-71k pair: {_first(error)}") from error
     problem = pair.problem(categories)
@@ -185,7 +186,7 @@ def _check_listing(folder: Path, split: str, files: Iterable[Path]) -> None:
     """Refuse an incompletely unpacked archive, which would silently give another score."""
     listing = folder / "Layout" / "large" / f"{split}.txt"
     if listing.is_file():
-        missing = sorted(set(_text(listing).split()) - {path.stem for path in files})
+        missing = sorted(set(read_text(listing, DataError).split()) - {path.stem for path in files})
         if missing:
             raise DataError(
                 f"{folder / 'PairAnnotation' / split}: {len(missing)} of the pairs that {listing} lists are missing, "
@@ -227,7 +228,7 @@ def _groups(folder: Path, categories: Sequence[str]) -> dict[str, list[list[int]
     own = folder / "keypoints.json"
     try:
         if own.is_file():
-            named = TypeAdapter(dict[str, _Keypoints]).validate_json(_text(own))
+            named = TypeAdapter(dict[str, _Keypoints]).validate_json(read_text(own, DataError))
             groups = {category: one.groups for category, one in named.items()}
         else:
             shipped = resources.files("acsearch.scores").joinpath("spair_groups.yaml").read_text(encoding="utf-8")
@@ -241,17 +242,10 @@ def _visible(folder: Path, image: Path) -> set[int]:
     """Ids of the keypoints that an image shows."""
     path = folder / "ImageAnnotation" / image.parent.name / f"{image.stem}.json"
     try:
-        annotation = _ImageAnnotation.model_validate_json(_text(path))
+        annotation = _ImageAnnotation.model_validate_json(read_text(path, DataError))
     except ValidationError as error:
         raise DataError(f"{path}: not an SPair-71k image annotation: {_first(error)}") from error
     return {place for place, point in annotation.kps.items() if point is not None}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _first(error: ValidationError) -> str:

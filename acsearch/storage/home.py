@@ -42,7 +42,7 @@ class Home:
     @property
     def settings(self) -> Settings:
         """The settings that apply now."""
-        from acsearch.config.settings import settings  # not at the top: the command line's help must be quick
+        from acsearch.config.settings import settings  # here, because `acsearch --help` must be quick
 
         return settings()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import sqlalchemy
 
 TERM = 60.0  # seconds after which a lease that is not renewed lapses
-_RENEWALS = 4  # in a term
+_RENEWALS = 4  # renewals in a term
 _POLL_SECONDS = 0.2  # between two attempts to take a lease that another process holds
 
 _TABLE = """
@@ -139,8 +139,8 @@ class Leases:
         if self._lost:
             name = min(self._lost)
             raise LeaseLostError(
-                f"study {self._study!r}: {name} was taken over by {self.holder(name) or 'somebody'} while we could not "
-                f"be reached; stopped before anything was written"
+                f"study {self._study!r}: {name} was taken over by {self.holder(name) or 'another process'} while "
+                f"this one could not renew its lease; stopped before anything was written"
             )
 
     def _take(self, name: str) -> bool:

@@ -11,7 +11,7 @@ from acsearch.errors import StudyError
 from acsearch.redaction import redact
 from trainers.utils.locks import Locks
 
-_VERSIONS = {"alembic_version", "version_info"}  # tables of one row each
+_VERSIONS = {"alembic_version", "version_info"}  # tables that have one row each
 
 
 def check_database(file: Path, url: str) -> None:

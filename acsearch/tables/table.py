@@ -25,12 +25,12 @@ from acsearch.errors import TableError
 
 COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence")
 UNSTATED = "unstated"
-LARGEST = 1e12  # of any number: far above all scores, and its square is still a float
-_OPTIONAL = "correspondence"
-_ERROR = "standard_error"  # a column that a table may have
-_LONGEST = 200  # characters of a name, so that it fits where MLflow and people look at it
-_RESERVED = "mean"  # as an objective it is the average of all benchmarks
-_ROUNDING = 1e-9  # relative; what differs by less is the same value
+LARGEST = 1e12  # absolute value of any number: far above all scores, and its square is still a float
+_C = "correspondence"  # its cells may be empty
+_ERROR = "standard_error"  # an optional column
+_LONGEST = 200  # characters of a name, which MLflow can still show
+_RESERVED = "mean"  # the objective that is the average of all benchmarks
+_ROUNDING = 1e-9  # relative difference up to which two values count as equal
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _read_row(
 
 def _number(cell: str, column: str, where: str) -> float:
     if not cell.strip():
-        if column in (_OPTIONAL, _ERROR):
+        if column in (_C, _ERROR):
             return math.nan
         raise TableError(f"{where}, column {column}: the cell is empty")
     try:
@@ -279,14 +279,14 @@ def _one_per_representation(
     found: dict[str, dict[str, float]] = {}
     for (representation, _), cell in cells.items():
         first = found.setdefault(representation, cell)
-        same = first[_OPTIONAL] == cell[_OPTIONAL] or (math.isnan(first[_OPTIONAL]) and math.isnan(cell[_OPTIONAL]))
+        same = first[_C] == cell[_C] or (math.isnan(first[_C]) and math.isnan(cell[_C]))
         if not same:
             raise TableError(
-                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {_shown(cell[_OPTIONAL])}, "
-                f"but {_shown(first[_OPTIONAL])} on line {int(first['line'])}; C belongs to the encoder, not to the "
+                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {_shown(cell[_C])}, "
+                f"but {_shown(first[_C])} on line {int(first['line'])}; C belongs to the encoder, not to the "
                 f"benchmark"
             )
-    values = np.array([found[representation][_OPTIONAL] for representation in representations])
+    values = np.array([found[representation][_C] for representation in representations])
     if not np.isnan(values).any() and _without_variation(values):
         raise TableError(f"{name}: correspondence is {values[0]:g} everywhere; leave the cells empty if it is unknown")
     return values

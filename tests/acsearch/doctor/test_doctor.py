@@ -282,7 +282,7 @@ def test_somebody_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         at = f"127.0.0.1:{silent.getsockname()[1]}"
         given(monkeypatch, AWS_ENDPOINT_URL=f"http://{at}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
         given(monkeypatch, ACSEARCH_WORK="s3://bucket/work")
-        monkeypatch.setattr(doctor_services, "_ANSWER", 2)
+        monkeypatch.setattr(doctor_services, "_TIMEOUT", 2)
         home = Home(f"postgresql+psycopg://me@{at}/db", f"http://{at}")
         is_wrong(storage(home), "timeout", "firewall")
         is_wrong(tracking(home), "timed out", "start the server")
