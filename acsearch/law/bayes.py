@@ -80,7 +80,7 @@ class HierarchicalLaw:
         weighted = np.einsum("hbc,icp->hibp", precision, x)
         gram = np.einsum("ibp,hibq->hpq", x, weighted, optimize=True)
         residual = scores / scale - np.einsum("ibp,hp->hib", x, grid.mean)  # (H, n, M)
-        # weights divided by their sd have a standard normal prior, so terms with sd 0 drop out
+        # (weight - mean) / sd has a standard normal prior, so terms with sd 0 drop out
         information = np.eye(x.shape[2]) + grid.sd[:, :, None] * gram * grid.sd[:, None, :]
         projected = grid.sd * np.einsum("hibp,hib->hp", weighted, residual)
         inverse = np.linalg.inv(information)
