@@ -1,4 +1,4 @@
-"""Two halves of one study are merged, or refused with the reason."""
+"""Two copies of one study are merged, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def halves(forked: Path, here: TempHome, there: TempHome) -> tuple[TempHome, TempHome]:
+def copies(forked: Path, here: TempHome, there: TempHome) -> tuple[TempHome, TempHome]:
     for place in (here, there):
         shutil.copytree(forked / place.folder.name, place.folder)
     return here, there
@@ -72,8 +72,8 @@ def refused(
     assert target.content() == before
 
 
-def test_running_here_and_finished_there(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_running_here_and_finished_there(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     end(there, 1, running(there))
     carry(there, here)
     one, other = here.study().snapshot().finetunes[1], there.study().snapshot().finetunes[1]
@@ -81,24 +81,24 @@ def test_running_here_and_finished_there(halves: tuple[TempHome, TempHome]) -> N
     assert not carry(here, there).changes
 
 
-def test_finished_here_and_running_there(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_finished_here_and_running_there(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     end(here, 1, running(here))
     before = here.content()
     assert not carry(there, here).changes
     assert here.content() == before
 
 
-def test_finished_in_both_alike(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_finished_in_both_alike(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     end(here, 1, running(here))
     end(there, 1, running(there))
     assert not carry(there, here).changes
     assert not carry(here, there).changes
 
 
-def test_finished_in_both_otherwise(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_finished_in_both_otherwise(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     candidate = running(here)
     end(here, 1, candidate)
     end(there, 1, candidate, more=0.25)
@@ -108,24 +108,24 @@ def test_finished_in_both_otherwise(halves: tuple[TempHome, TempHome]) -> None:
     refused(there, here, f"{what}: mmbench_en is {points} here, {points + 0.25} there; nothing was imported")
 
 
-def test_failed_in_one_and_complete_in_the_other(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_failed_in_one_and_complete_in_the_other(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     end(here, 1, running(here), TrialState.FAIL)
     end(there, 1, running(there))
     refused(there, here, "fail here, complete there; nothing was imported")
     refused(here, there, "complete here, fail there")
 
 
-def test_failed_in_both(halves: tuple[TempHome, TempHome]) -> None:
-    for place in halves:
+def test_failed_in_both(copies: tuple[TempHome, TempHome]) -> None:
+    for place in copies:
         end(place, 1, running(place), TrialState.FAIL)
-    assert not carry(halves[1], halves[0]).changes
+    assert not carry(copies[1], copies[0]).changes
 
 
-def test_other_candidates_under_one_number(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_other_candidates_under_one_number(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     one, other, third = sorted({*range(13)} - {row for row, _ in states(here)})[:3]  # type: ignore[type-var]
-    for place in halves:
+    for place in copies:
         end(place, 1, running(place))
     end(here, 2, one)
     end(there, 2, other)
@@ -167,16 +167,16 @@ def test_asked_for_and_not_proposed(here: TempHome, there: TempHome, undisturbed
     assert len(run(here.study()).finished) == 4
 
 
-def test_the_larger_budget_counts(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_the_larger_budget_counts(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     there.study().raise_budget(6)
     carry(there, here)
     assert here.study().budget == 6
     assert not carry(here, there).changes
 
 
-def test_scores_are_united_or_refused(halves: tuple[TempHome, TempHome]) -> None:
-    here, there = halves
+def test_scores_are_united_or_refused(copies: tuple[TempHome, TempHome]) -> None:
+    here, there = copies
     scored = {"alignment": [0.5] * 8, "correspondence": 20.0, "seconds": 1.0, "details": {}}
     here.study()._study.set_user_attr("score-0", scored)
     there.study()._study.set_user_attr("score-0", scored | {"seconds": 2.0})
@@ -185,7 +185,7 @@ def test_scores_are_united_or_refused(halves: tuple[TempHome, TempHome]) -> None
     assert here.study()._study.user_attrs["score-1"] == scored
     there.study()._study.set_user_attr("score-2", scored | {"correspondence": None})
     here.study()._study.set_user_attr("score-2", scored)
-    refused(there, here, r"was scored in both halves, A and C are 0.5 and 20.0 here and 0.5 and None in the bundle")
+    refused(there, here, r"was scored in both copies, A and C are 0.5 and 20.0 here and 0.5 and None in the bundle")
 
 
 def test_another_study_of_the_same_name(here: TempHome, there: TempHome) -> None:
@@ -194,10 +194,10 @@ def test_another_study_of_the_same_name(here: TempHome, there: TempHome) -> None
     refused(there, here, "another one of the same name: started is 20.* here and 20.* in the bundle")
 
 
-def test_what_somebody_works_on_is_let_be(halves: tuple[TempHome, TempHome], tmp_path: Path) -> None:
-    here, there = halves
+def test_what_somebody_works_on_is_let_be(copies: tuple[TempHome, TempHome], tmp_path: Path) -> None:
+    here, there = copies
     with there.claims("s").claim("trial-1"):
-        assert export_study(there, "s", tmp_path / "b.tar.zst").working == (1,)
+        assert export_study(there, "s", tmp_path / "b.tar.zst").in_progress == (1,)
     end(there, 1, running(there))
     with here.claims("s").claim("trial-1"):
         refused(there, here, "somebody works on trial-1 here right now")

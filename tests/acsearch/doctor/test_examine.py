@@ -51,7 +51,7 @@ def test_the_home_is_no_folder(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_read_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "acsearch.toml").write_text("stroage = 'x'")
     findings = examine(Home())
-    assert_one_failure(findings, "did you mean 'storage'?", "mend the file")
+    assert_one_failure(findings, "did you mean 'storage'?", "fix the file")
     assert "not checked" in finding_about(findings, "storage").found
     assert finding_about(findings, "torch").state == "ok"
 

@@ -136,6 +136,6 @@ def test_the_database_refuses(team: Team) -> None:
 
 def test_the_store_refuses(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, **team.bucket.environment, ACSEARCH_WORK="s3://nosuch/work")
-    assert_one_failure(store(Home()), "there is no bucket 'nosuch'", "mend")
+    assert_one_failure(store(Home()), "there is no bucket 'nosuch'", "fix")
     set_variables(monkeypatch, ACSEARCH_WORK=f"s3://{s3.BUCKET}/work", AWS_SECRET_ACCESS_KEY="guess")
-    assert_one_failure(store(Home()), "AWS_SECRET_ACCESS_KEY", "mend")
+    assert_one_failure(store(Home()), "AWS_SECRET_ACCESS_KEY", "fix")

@@ -35,7 +35,7 @@ def test_somebody_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         at = f"127.0.0.1:{silent.getsockname()[1]}"
         set_variables(monkeypatch, AWS_ENDPOINT_URL=f"http://{at}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
         set_variables(monkeypatch, ACSEARCH_WORK="s3://bucket/work")
-        monkeypatch.setattr(doctor_services, "_ANSWER", 2)
+        monkeypatch.setattr(doctor_services, "_TIMEOUT", 2)
         home = Home(f"postgresql+psycopg://me@{at}/db", f"http://{at}")
         assert_one_failure(storage(home), "timeout", "firewall")
         assert_one_failure(tracking(home), "timed out", "start the server")
