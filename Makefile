@@ -1,4 +1,4 @@
-# The two commands of the README. Each prepares .venv on a bare machine (Python >= 3.11) and then runs.
+# The commands of the README and of CONTRIBUTING. Each prepares .venv on a bare machine (Python >= 3.11) and then runs.
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -9,13 +9,22 @@ export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(call pip_setting,index-url))
 export MLFLOW_DISABLE_TELEMETRY ?= true
 unexport PYTHONDONTWRITEBYTECODE  # .venv is ours: without compiled modules every start takes ten seconds longer
 
-.PHONY: study test chaos lint setup clean
+.PHONY: study test test-slow test-all chaos lint setup clean
 
 study: setup
 	$(BIN)/acsearch study start --budget 4 --resume
 
+# one thread for each process: they share the processors already
+pytest = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(pytest) -m "not slow and not services"
+
+test-slow: setup  # what `make test` leaves out
+	$(pytest) -m "slow or services"
+
+test-all: setup
+	$(pytest)
 
 chaos: setup  # an hour: studies whose processes and servers are killed; writes docs/chaos.md
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --jobs 2 --report docs/chaos.md

@@ -1,6 +1,6 @@
-"""Errors that a person can act on: each says what was given, what was expected and what to do.
+"""Errors that a user can act on: each says what was given, what was expected and what to do.
 
-The command line prints them as one line; a traceback needs `--debug`.
+The command line prints them as one line; `--debug` also shows the traceback.
 """
 
 from trainers.errors import AcsearchError
@@ -11,20 +11,20 @@ class TableError(AcsearchError):
 
 
 class DefinitionError(AcsearchError):
-    """Scores of different definitions were about to be mixed."""
+    """Scores of different definitions would be mixed in one fit."""
 
 
 class StudyError(AcsearchError):
-    """A study is missing, exists already, or its storage does not belong to it."""
+    """A study is missing, exists already, or its storage cannot be used."""
 
 
 class LeaseLostError(StudyError):
-    """Somebody else has taken over what we were working on."""
+    """Another process has taken over the work that this process held a lease on."""
 
 
 class PoolExhausted(AcsearchError):
-    """Every candidate has been proposed already."""
+    """Every candidate of the pool has been proposed already."""
 
 
 class BundleError(AcsearchError):
-    """A bundle cannot be written, or is damaged, foreign or of another version, or does not fit what is here."""
+    """A bundle cannot be written, is damaged or of another version, or contradicts the study that exists here."""

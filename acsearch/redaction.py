@@ -1,7 +1,7 @@
-"""No password, key or token in what is printed, logged or kept: they are taken out of every text on its way there.
+"""Passwords, keys and tokens are removed from everything that is printed, logged or stored.
 
-In two ways, for each misses something: what stands where addresses have their password, whatever it is; and the secrets
-that this process was given, wherever they stand.
+There are two ways, because each alone misses something: by place (whatever stands where an address has its password)
+and by value (the secrets that this process was given, wherever they appear).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
 )
-# To the last @ of a word: of a password with an @ or a / that nobody encoded, the rest must not be seen either.
+# Up to the last @ of a word, because a password may hold an @ or a / that is not percent-encoded.
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)([^\s'\"]+)(?=@)")
 _TOKEN = re.compile(r"(https?://)([^\s:/@]+)(?=@)")
 _OPTION = re.compile(r"(?i)([?&][^\s=&]*(?:passw|secret|token)[^\s=&]*=)([^\s&'\"]+)")
-_given: set[str] = set()
+_registered: set[str] = set()
 
 
 def redact(address: str) -> str:
-    """An address without its password."""
+    """Replace the password or token in an address by `***`."""
     return "(not a URL)" if _garbled(address) else _masked(address)
 
 
@@ -45,33 +45,39 @@ def _masked(text: str) -> str:
 
 
 def register_secret(address: str) -> str:
-    """The same address. What is secret in it will not be shown alone either, as drivers may quote it."""
+    """Remember the secrets in an address, so that they are also redacted where a driver quotes them alone.
+
+    Returns:
+        The address, unchanged.
+    """
     for pattern in (_PASSWORD, _TOKEN, _OPTION):
         for match in pattern.finditer(address):
-            _given.update((match[2], unquote(match[2])))
+            _registered.update((match[2], unquote(match[2])))
     if _garbled(address):
-        _given.add(address)
+        _registered.add(address)
     return address
 
 
 def without_userinfo(address: str) -> str:
-    """For clients that take user and password for a part of the host's name."""
+    """Remove user and password from an address, for clients that take them for a part of the host name."""
     return re.sub(r"(?<=://).*@", "", address)
 
 
 def holds_secret(address: str) -> bool:
+    """Whether an address contains a password or token."""
     return redact(address) != address
 
 
 def without_secrets(text: str) -> str:
-    secrets = _given | {os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    """Replace by `***` every registered secret, every secret environment variable, and passwords in addresses."""
+    secrets = _registered | {os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     for secret in sorted(secrets, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _HIDDEN, text)
     return _masked(text)
 
 
 def guard() -> None:
-    """Take secrets out of what this process logs, and of the tracebacks of errors that nobody expected."""
+    """Redact all log records of this process, and the tracebacks of uncaught exceptions."""
     logging.setLogRecordFactory(_Record)
     sys.excepthook = _print
 

@@ -1,17 +1,12 @@
-"""Our models as lmms-eval sees them. Imports lmms-eval: import this only to evaluate.
+"""Our models as lmms-eval sees them. This imports lmms-eval, which takes eight seconds.
 
-A model is anything with
-
-    generate(images, prompts, max_new_tokens) -> answers    greedy, and the same in batches of any size
-    fingerprint                                             of its weights
-    device
-
-It is asked the plain text of a question about one image or none; its own conversation template is its own affair.
+`Model` says what a model must offer. It is asked the plain text of a question about one image or none; the conversation
+template is the model's own matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Protocol
@@ -24,25 +19,34 @@ from PIL import Image
 
 from evals.response_cache import Answers, question_key
 from trainers.errors import EvaluationError
+from trainers.utils.progress import BenchmarkCallback
 
 # Where a task sets no limit its answers are a word or a letter: nothing that comes later could score.
 MAX_NEW_TOKENS = 64
-
-Progress = Callable[[str, int, int], None]  # task, samples answered, samples on this rank
 
 
 class Model(Protocol):
     """What can be evaluated."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A digest of the weights."""
+        ...
 
     @property
-    def device(self) -> torch.device | str: ...
+    def device(self) -> torch.device | str:
+        """Where the model computes."""
+        ...
 
-    def generate(
-        self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int
-    ) -> list[str]: ...
+    def generate(self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy answers, which are the same in batches of any size.
+
+        Args:
+            images: an image or None for each prompt.
+            prompts: the questions.
+            max_new_tokens: the longest answer.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,16 @@ class _Question:
 
 
 class AcsearchModel(lmms):
-    """A model that is in memory.
+    """A model in memory, for lmms-eval.
 
-    batch_size: how many images are held at a time.  images: what is shown of several ("one" is an error).
-    Under several ranks each has its own whole model; they answer different numbers of questions.
+    With several ranks each has its own whole model, and they answer different numbers of questions.
+
+    Attributes:
+        model: answers the questions.
+        batch_size: how many questions are asked at a time.
+        images: what is shown of several images: "one" makes them an error, "first" shows the first.
+        progress: is called with how many questions are answered.
+        answers: what the model has answered before.
     """
 
     is_simple = True
@@ -69,7 +79,7 @@ class AcsearchModel(lmms):
         batch_size: int = 32,
         answers: Answers | None = None,
         images: Literal["one", "first"] = "one",
-        progress: Progress | None = None,
+        progress: BenchmarkCallback | None = None,
     ) -> None:
         super().__init__()
         self.model, self.batch_size, self.images, self.progress = model, batch_size, images, progress
@@ -77,15 +87,15 @@ class AcsearchModel(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Of the tensors that lmms-eval gathers; gloo gathers on the CPU, wherever the model is."""
+        """Where the tensors are that lmms-eval gathers; gloo gathers on the CPU, wherever the model is."""
         on_cpu = dist.is_initialized() and "gloo" in str(dist.get_backend())
         return torch.device("cpu" if on_cpu else self.model.device)
 
     def clean(self) -> None:
-        """Does nothing: lmms-eval's own deletes every module, and this model is not its to delete."""
+        """Do nothing: lmms-eval's own method would delete the model, which belongs to the caller."""
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answers in the order of the requests. Long prompts go first, so that memory runs out early or never."""
+        """Answer requests, in their order. Long prompts are asked first, so that memory runs out early or never."""
         order = sorted(range(len(requests)), key=lambda index: -len(requests[index].args[0]))
         texts = [""] * len(requests)
         for start in range(0, len(order), self.batch_size):
@@ -99,10 +109,13 @@ class AcsearchModel(lmms):
         return texts
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Losses, as lmms-eval takes the smallest of several continuations, and whether greedy decoding gives them.
+        """The loss of each continuation, and whether greedy decoding gives it. lmms-eval chooses the smallest loss.
 
-        For models with `log_likelihood(images, prompts, continuations) -> [(log-likelihood, greedy), ...]`.
-        lmms-eval 0.7.3 turns a plain pair into text, and leaves alone what a GenerationResult holds.
+        It works for models with `log_likelihood(images, prompts, continuations) -> [(log-likelihood, greedy), ...]`.
+        lmms-eval 0.7.3 turns a plain pair into text, and leaves what a GenerationResult holds as it is.
+
+        Raises:
+            EvaluationError: the model has no such method.
         """
         log_likelihood = getattr(self.model, "log_likelihood", None)
         if log_likelihood is None:
@@ -122,6 +135,11 @@ class AcsearchModel(lmms):
         return losses
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refuse tasks of several rounds.
+
+        Raises:
+            EvaluationError: always.
+        """
         raise EvaluationError(f"{requests[0].task_name}: asks in several rounds; only single questions can be asked")
 
     def _question(self, request: Instance) -> _Question:
@@ -149,7 +167,7 @@ class AcsearchModel(lmms):
         return image.convert("RGB")
 
     def _ask(self, questions: Sequence[_Question]) -> None:
-        """Have the model answer what it has not answered before; equal questions once."""
+        """Ask the model what it has not answered before, and equal questions once."""
         new = {question.key: question for question in questions if self.answers.get(question.key) is None}
         by_limit = sorted(new.values(), key=lambda question: question.max_new_tokens)
         for limit, group in groupby(by_limit, key=lambda question: question.max_new_tokens):
@@ -163,11 +181,11 @@ class AcsearchModel(lmms):
 
 
 def _printable(text: str) -> str:
-    """Without the control characters of an untrained model, which no spreadsheet and no JSON reader takes."""
+    """A text without the control characters of an untrained model, which spreadsheets and JSON readers refuse."""
     return "".join(mark for mark in text if mark.isprintable() or (mark.isspace() and ord(mark) not in range(11, 32)))
 
 
 def _until(text: str, stops: str | Sequence[str] | None) -> str:
-    """Up to the first of the stops."""
+    """A text up to the first of the stops."""
     stops = [stops] if isinstance(stops, str) else stops or ()
     return text[: min((text.find(stop) for stop in stops if stop and stop in text), default=len(text))]

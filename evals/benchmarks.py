@@ -1,4 +1,4 @@
-"""Benchmarks as data: which task of lmms-eval, which of its numbers, on which scale, and how sure that number is.
+"""Benchmarks as data: which task of lmms-eval, which of its numbers, and on which scale.
 
 `benchmarks.yaml` holds the sets that ship with acsearch; a study may bring a file of its own in the same form.
 """
@@ -23,12 +23,20 @@ _PACKAGE = "lmms_eval:"  # a definition among lmms-eval's own tasks
 class Benchmark(StrictModel):
     """A benchmark and where its score is found.
 
-    task: its name in lmms-eval.  definition: the YAML file of that task.  metric: the key of the score in its results.
-    scale: points per unit of the metric.  floor, ceiling: of a model that knows nothing, and full marks, in points.
-    units: how the score is made of samples (`evals.standard_error`), for its standard error.  cluster: the column of
-    what several questions share, an image for instance, so that they are no independent samples. keep: only the rows
-    with one of these values in a column.  rows: how many consecutive rows are scored together. images: what is shown of
-    several images, "one" for an error, "first" for the first.
+    Attributes:
+        name: of the benchmark.
+        task: its name in lmms-eval.
+        definition: the YAML file of that task.
+        metric: the key of the score in lmms-eval's results.
+        scale: points for one unit of the metric.
+        floor: points of a model that knows nothing.
+        ceiling: points of a model that answers everything right.
+        higher_is_better: whether more points are better.
+        units: how the score is made of samples, for its standard error; see `evals.standard_error`.
+        cluster: the column of what several questions share, such as an image, so that they are not independent.
+        keep: values by column; only rows with one of them are asked.
+        rows: how many consecutive rows are scored together.
+        images: what is shown of several images: "one" makes them an error, "first" shows the first.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -57,9 +65,15 @@ class _File(RootModel[dict[str, dict[str, dict[str, Any]]]]):
 
 
 def load_benchmarks(which: str, names: Sequence[str] | None = None, *, file: Path = BUILT_IN) -> tuple[Benchmark, ...]:
-    """A set of benchmarks, or only those of it that are named, in that order.
+    """Read a set of benchmarks.
 
-    Raises ConfigError for a set or benchmark that there is not, and for an entry that cannot be used, naming it.
+    Args:
+        which: the name of the set.
+        names: benchmarks of the set, in the order wanted; all where it is not given.
+        file: the YAML file with the sets.
+
+    Raises:
+        ConfigError: there is no such set or benchmark, or an entry cannot be used; the message names it.
     """
     sets = read_yaml(file, _File).root
     entries = sets[_known(which, sets, "set of benchmarks", file)]
@@ -70,7 +84,15 @@ def load_benchmarks(which: str, names: Sequence[str] | None = None, *, file: Pat
 
 
 def benchmark(name: str, *, file: Path = BUILT_IN) -> Benchmark:
-    """One benchmark of any set; names are unique among the sets. Raises ConfigError as `load_benchmarks`."""
+    """Read one benchmark of any set; names are unique among the sets.
+
+    Args:
+        name: of the benchmark.
+        file: the YAML file with the sets.
+
+    Raises:
+        ConfigError: there is no such benchmark, or it cannot be used.
+    """
     of = {entry: which for which, entries in read_yaml(file, _File).root.items() for entry in entries}
     return load_benchmarks(of[_known(name, of, "benchmark", file)], [name], file=file)[0]
 

@@ -18,10 +18,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class CheckpointModel(AcsearchModel):
-    """--model_args checkpoint=FOLDER,dtype=bfloat16,cache=FOLDER,images=first; --batch_size and --device come along.
-
-    dtype: float32 by default.  cache: of answers, shared by all checkpoints.  images: what is shown of several.
-    """
+    """A checkpoint for lmms-eval's `--model_args checkpoint=FOLDER,dtype=bfloat16,cache=FOLDER,images=first`."""
 
     def __init__(
         self,
@@ -34,6 +31,22 @@ class CheckpointModel(AcsearchModel):
         max_batch_size: int | None = None,  # for `--batch_size auto`, which nothing here needs
         **unknown: Any,
     ) -> None:
+        """Load the model of a committed checkpoint.
+
+        Args:
+            checkpoint: a finetune's result folder.
+            dtype: the model's precision.
+            cache: folder of the answers of all checkpoints; nothing is kept where it is not given.
+            images: what is shown of several images: "one" makes them an error, "first" shows the first.
+            batch_size: lmms-eval's `--batch_size`; 32 where it is not a number.
+            device: lmms-eval's `--device`.
+            max_batch_size: lmms-eval's, which is not used.
+            unknown: arguments that there are not.
+
+        Raises:
+            EvaluationError: an argument is missing, unknown or wrong.
+            TrainingError: the folder is no checkpoint, or is broken.
+        """
         if unknown:
             raise EvaluationError(
                 f"--model_args: no argument {min(unknown)!r}; known: checkpoint, dtype, cache, images"

@@ -11,11 +11,16 @@ from trainers.errors import EvaluationError
 
 
 class _Stop(BaseException):
-    """Passes lmms-eval's `except Exception`, behind which it prints a traceback and exits with success."""
+    """An error that passes lmms-eval's `except Exception`, which prints a traceback and exits with success."""
 
 
 def lmms_eval(arguments: Sequence[str]) -> None:
-    """Run `lmms-eval ARGUMENTS`. Raises EvaluationError when the evaluation fails, SystemExit as lmms-eval does."""
+    """Run `lmms-eval ARGUMENTS`.
+
+    Raises:
+        EvaluationError: the evaluation fails.
+        SystemExit: as lmms-eval does.
+    """
     import lmms_eval.__main__ as program
     from lmms_eval.cli import dispatch
     from lmms_eval.models import MODEL_REGISTRY_V2

@@ -1,4 +1,4 @@
-"""From a benchmark and its data to a task of lmms-eval: in this process, or as a YAML file for its command line.
+"""Make a task of lmms-eval from a benchmark and its data: in this process, or as a YAML file for its command line.
 
 Data may be a parquet file, a `datasets.DatasetDict` saved to disk, or a copy of the repository on the hub; without any,
 lmms-eval looks on the hub, or with HF_HUB_OFFLINE=1 only in what was downloaded from there.
@@ -23,7 +23,15 @@ _END = 1 << 20  # bytes of either end of a file that its digest covers
 
 
 def task_config(benchmark: Benchmark, data: Path | None) -> dict[str, Any]:
-    """The config of an lmms-eval task that scores this benchmark on this data, and nothing else."""
+    """The configuration of an lmms-eval task that scores this benchmark and nothing else.
+
+    Args:
+        benchmark: to be scored.
+        data: its local data; None where lmms-eval gets it from the hub.
+
+    Raises:
+        EvaluationError: the task has no such metric, or its data cannot be used.
+    """
     config = _definition(benchmark, "full")
     metrics = [metric for metric in config["metric_list"] if metric["metric"] == benchmark.metric]
     if not metrics:
@@ -38,9 +46,17 @@ def task_config(benchmark: Benchmark, data: Path | None) -> dict[str, Any]:
 
 
 def export_task(benchmark: Benchmark, data: Path | None, folder: Path) -> str:
-    """Write the benchmark as a task for lmms-eval's command line (`--include_path folder`). Returns the task's name.
+    """Write a benchmark as a task for lmms-eval's command line (`--include_path FOLDER`).
 
-    That task is the benchmark with its data; rows to keep are not filtered there.
+    The rows to keep are not filtered there.
+
+    Args:
+        benchmark: to be scored.
+        data: its local data; None where lmms-eval gets it from the hub.
+        folder: where the YAML file is written.
+
+    Returns:
+        The task's name.
     """
     config = _definition(benchmark, "simple")
     name = f"acsearch_{benchmark.name}"
@@ -51,7 +67,7 @@ def export_task(benchmark: Benchmark, data: Path | None, folder: Path) -> str:
 
 
 def data_digest(data: Path) -> str:
-    """sha256 over the names and sizes of all files of a data set, and both ends of each."""
+    """SHA-256 over the names and sizes of all files of a data set, and over the first and the last bytes of each."""
     content = hashlib.sha256()
     for path in [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file()):
         size = path.stat().st_size
@@ -111,7 +127,7 @@ def _rows(benchmark: Benchmark, process: Callable[[Any], Any] | None, dataset: A
 
 
 def _settled(process_results: Callable[..., Any]) -> Callable[..., Any]:
-    """Scoring that guesses (MMMU does, where it cannot read an answer) guesses by the sample, whatever the order."""
+    """Seed a task's scoring by the sample: MMMU guesses where it cannot read an answer, whatever the order."""
 
     @functools.wraps(process_results)
     def settled(doc: dict[str, Any], results: list[Any], **more: Any) -> Any:

@@ -18,9 +18,17 @@ from trainers.errors import EvaluationError
 
 
 def write(folder: Path, samples: int | None = None) -> Path:
-    """Write `easy_vqa.parquet` with the test questions, all or only so many, and return its path.
+    """Write `easy_vqa.parquet` with the columns id, image {bytes, path}, question, answer and image_id.
 
-    Columns: id, image {bytes, path}, question, answer, image_id. Raises EvaluationError without the package.
+    Args:
+        folder: where the file is written.
+        samples: how many of the test questions; all where it is not given.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        EvaluationError: the package `easy-vqa` is not installed.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -47,7 +55,7 @@ def write(folder: Path, samples: int | None = None) -> Path:
 
 
 def floor() -> float:
-    """Accuracy in percent, on the test questions, of who has learned the training questions without their images."""
+    """Percent of the test questions that a model answers which learnt the training questions without images."""
     train, test = _package().get_train_questions(), _package().get_test_questions()
     return blind_accuracy(zip(train[0], train[1], strict=True), list(zip(test[0], test[1], strict=True)))
 
@@ -56,6 +64,10 @@ def blind_accuracy(train: Iterable[tuple[str, str]], test: list[tuple[str, str]]
     """Percent of test questions whose answer is the commonest one to that question in training.
 
     A question that training does not have gets the commonest answer of all. Ties go to the answer seen first.
+
+    Args:
+        train: (question, answer) pairs.
+        test: (question, answer) pairs.
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()

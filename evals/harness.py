@@ -1,7 +1,7 @@
-"""One call of lmms-eval per benchmark, with all that it needs to behave as a guest in this process.
+"""One call of lmms-eval per benchmark, without its side effects on this process.
 
-It seeds the global generators, prints, retries bugs for eight seconds and hides them in a RetryError; here the
-generators are given back, its output goes to a file, and what went wrong is one sentence.
+lmms-eval seeds the global generators, prints, retries bugs for eight seconds and hides them in a RetryError. Here the
+generators are put back, its output goes to a file, and an error is one sentence.
 """
 
 from __future__ import annotations
@@ -27,43 +27,61 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError
 
-from evals.adapter import AcsearchModel, Model, Progress
+from evals.adapter import AcsearchModel, Model
 from evals.benchmarks import Benchmark
 from evals.definition import task_config
 from evals.output_capture import Muted, muted
 from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
 from trainers.errors import AcsearchError, EvaluationError
+from trainers.utils.progress import BenchmarkCallback
 
 
 class _Task(ConfigurableTask):  # type: ignore[misc]  # lmms-eval has no types
-    """A task whose scoring is tried once: a bug in it is there the fifth time too."""
+    """A task whose scoring is tried once: trying again does not mend a bug."""
 
     process_results = inspect.unwrap(ConfigurableTask.process_results)
 
 
 class _LocalTask(_Task):
-    """A task whose data is read once: a file is there or not."""
+    """A task whose data is read once: trying again does not bring a missing file."""
 
     download = inspect.unwrap(ConfigurableTask.download)
 
 
 class Harness:
-    """A model to be evaluated on several benchmarks.
+    """Evaluates one model on benchmarks."""
 
-    log: where lmms-eval's output is appended.  cache: of answers, by weights.
-    """
+    def __init__(
+        self, model: Model, log: Path, batch_size: int, cache: Path | None, progress: BenchmarkCallback | None
+    ) -> None:
+        """Prepare the evaluation of a model.
 
-    def __init__(self, model: Model, log: Path, batch_size: int, cache: Path | None, progress: Progress | None) -> None:
+        Args:
+            model: answers the questions.
+            log: the file to which lmms-eval's output is appended.
+            batch_size: how many questions are asked at a time.
+            cache: folder of the answers of all models; None to keep them in memory only.
+            progress: is called with how many questions are answered.
+        """
         self._rank = int(os.environ.get("RANK", "0"))
         self._model, self._batch_size, self._progress = model, batch_size, progress
         self._log = log if self._rank == 0 else log.with_suffix(f".{self._rank}.log")
         self._answers = Answers(cache, model.fingerprint, self._rank)
 
     def run(self, benchmark: Benchmark, data: Path | None, limit: int | None) -> dict[str, Any]:
-        """Score one benchmark: `score`, `seconds` and the `records` of its samples. Empty on ranks but the first.
+        """Score one benchmark.
 
-        Raises EvaluationError naming the benchmark.
+        Args:
+            benchmark: to be scored.
+            data: its local data; None where lmms-eval gets it from the hub.
+            limit: how many rows to ask; all where it is None.
+
+        Returns:
+            `score`, `seconds` and the `records` of its samples; nothing on ranks but the first.
+
+        Raises:
+            EvaluationError: it cannot be scored; the message names the benchmark.
         """
         started = time.perf_counter()
         if limit is not None:
@@ -84,7 +102,7 @@ class Harness:
             batch_size=self._batch_size,
             answers=self._answers,
             images=benchmark.images,
-            progress=self._loud(benchmark.name, terminal),
+            progress=self._unmuted_progress(benchmark.name, terminal),
         )
         with tempfile.TemporaryDirectory() as scratch:  # for the files that some tasks write about their scores
             options = argparse.Namespace(
@@ -109,7 +127,7 @@ class Harness:
         return results
 
     def _task(self, config: dict[str, Any], *, local: bool) -> ConfigurableTask:
-        """The first rank reads the data before the others, which then find it prepared."""
+        """A task with its data, which the first rank reads before the others, so that they find it prepared."""
         several = dist.is_initialized() and dist.get_world_size() > 1
         if several and self._rank > 0:
             dist.barrier()
@@ -118,16 +136,16 @@ class Harness:
             dist.barrier()
         return task
 
-    def _loud(self, benchmark: str, terminal: Muted) -> Progress | None:
+    def _unmuted_progress(self, benchmark: str, terminal: Muted) -> BenchmarkCallback | None:
         progress = self._progress
         if progress is None:
             return None
 
-        def tell(task: str, done: int, total: int) -> None:
-            with terminal.loud():
+        def report(task: str, done: int, total: int) -> None:
+            with terminal.unmuted():
                 progress(benchmark, done, total)
 
-        return tell
+        return report
 
 
 def _score(benchmark: Benchmark, results: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +183,7 @@ def _record(benchmark: Benchmark, sample: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _named(benchmark: str) -> Iterator[None]:
-    """Any failure as an EvaluationError that names the benchmark; what lmms-eval retried, by its cause."""
+    """Turn any failure into an EvaluationError that names the benchmark; of what lmms-eval retried, take the cause."""
     try:
         yield
     except AcsearchError as error:
@@ -190,7 +208,7 @@ def _line(error: BaseException) -> str:
 
 @contextmanager
 def _random_states() -> Iterator[None]:
-    """Give the global generators back as they were. Nothing here draws from them; lmms-eval seeds and uses them."""
+    """Put the global generators back as they were: lmms-eval seeds and uses them."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:

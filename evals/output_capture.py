@@ -1,4 +1,4 @@
-"""Keeps another library's output out of our terminal: what it prints, logs and draws goes to a file."""
+"""Send what another library prints, logs and draws to a file instead of the terminal."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class _Routed:
 
 
 class Muted:
-    """While output is muted: `loud()` gives the terminal back for as long as its block runs."""
+    """Output that is muted for now."""
 
     def __init__(self, streams: tuple[_Routed, ...]) -> None:
         self._streams = streams
 
     @contextmanager
-    def loud(self) -> Iterator[None]:
+    def unmuted(self) -> Iterator[None]:
+        """Within the block, output goes to the terminal."""
         before = [stream.muted for stream in self._streams]
         for stream in self._streams:
             stream.muted = False
@@ -41,7 +42,11 @@ class Muted:
 
 @contextmanager
 def muted(log: Path) -> Iterator[Muted]:
-    """Append everything that this thread writes to stdout and stderr, and loguru's messages, to a file."""
+    """Within the block, send everything that this thread writes to stdout and stderr, and loguru's messages, to a file.
+
+    Args:
+        log: the file, to which output is appended.
+    """
     import lmms_eval.models  # noqa: F401  replaces loguru's handlers by one that writes to the terminal
     from loguru import logger
 

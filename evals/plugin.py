@@ -18,7 +18,7 @@ NAME = "acsearch"
 
 
 def manifest() -> ModelManifest:
-    """The model by name; its class is imported when it is asked for."""
+    """What lmms-eval must know about the model `acsearch`; its class is imported when it is asked for."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id=NAME, simple_class_path="evals.checkpoint.CheckpointModel")

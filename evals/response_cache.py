@@ -1,4 +1,4 @@
-"""What a model has answered already, keyed by its weights and by everything it was shown.
+"""The answers that a model gave before, by its weights and by everything that it was shown.
 
 A question is its prompt, the pixels of its image and the longest answer allowed; batches, tasks and paths are no part
 of the key. On disk the answers outlive the process, one file per rank and line per answer, so that an evaluation that
@@ -17,12 +17,16 @@ from PIL import Image
 
 
 class Answers:
-    """The answers of one model.
-
-    folder: of the answers of all models, None to keep them in memory only.  fingerprint: of the model's weights.
-    """
+    """The answers of one model, by the key of the question."""
 
     def __init__(self, folder: Path | None, fingerprint: str, rank: int = 0) -> None:
+        """Read the answers that are there.
+
+        Args:
+            folder: of the answers of all models; None to keep them in memory only.
+            fingerprint: of the model's weights.
+            rank: of this process, which writes a file of its own.
+        """
         self._known: dict[str, str] = {}
         self._file: Path | None = None
         if folder is not None:
@@ -33,10 +37,11 @@ class Answers:
             self._file = own / f"rank{rank}.jsonl"
 
     def get(self, key: str) -> str | None:
+        """The answer to a question; None where it is not known."""
         return self._known.get(key)
 
     def add(self, answers: dict[str, str]) -> None:
-        """Remember answers by key; they are on disk when this returns."""
+        """Keep answers, by key; they are on disk when this returns."""
         self._known |= answers
         if self._file is None or not answers:
             return
@@ -48,7 +53,13 @@ class Answers:
 
 
 def question_key(prompt: str, image: Image.Image | None, max_new_tokens: int) -> str:
-    """sha256 of a question. image: RGB."""
+    """SHA-256 of a question.
+
+    Args:
+        prompt: the text.
+        image: in RGB; None where there is none.
+        max_new_tokens: the longest answer.
+    """
     content = hashlib.sha256(json.dumps([prompt, max_new_tokens, image.size if image else None]).encode())
     if image is not None:
         content.update(image.tobytes())

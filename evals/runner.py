@@ -1,4 +1,4 @@
-"""Scores of a model on benchmarks, with their standard errors: `evaluate`.
+"""Evaluate a model on benchmarks: its scores, with their standard errors.
 
     FOLDER/results/<benchmark>.json     the score, and what it was measured on; written last
     FOLDER/samples/<benchmark>.jsonl    one line per sample, in the data's order
@@ -26,16 +26,21 @@ from evals.definition import data_digest
 from trainers.checkpoints.work_store import Store
 from trainers.errors import EvaluationError
 from trainers.utils.atomic import atomic_write
+from trainers.utils.progress import BenchmarkCallback
 
 if TYPE_CHECKING:
     from evals.adapter import Model
 
-Progress = Callable[[str, int, int], None]  # benchmark, samples answered, samples on this rank
-
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """points: on the benchmark's own scale.  standard_error: in points; of the sample of questions alone."""
+    """A model's score on one benchmark.
+
+    Attributes:
+        points: on the benchmark's own scale.
+        standard_error: in points, from the choice of questions alone; None where it is not known.
+        samples: how many questions were scored.
+    """
 
     points: float
     standard_error: float | None
@@ -44,7 +49,12 @@ class BenchmarkScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """scores: by benchmark.  seconds: wall clock, with that of earlier calls which this one took up."""
+    """A model's scores.
+
+    Attributes:
+        scores: by name of the benchmark.
+        seconds: wall-clock time, with that of the earlier calls that this one continued.
+    """
 
     scores: dict[str, BenchmarkScore]
     seconds: float
@@ -59,15 +69,30 @@ def evaluate(
     limit: int | None = None,
     cache: Path | None = None,
     data: dict[str, Path] | None = None,
-    progress: Progress | None = None,
+    progress: BenchmarkCallback | None = None,
     store: Store | None = None,
 ) -> Evaluation:
-    """Evaluate a model, or take up where an evaluation of the same model in this folder was interrupted.
+    """Evaluate a model, or continue an interrupted evaluation of the same model in this folder.
 
-    model: see `evals.adapter`.  batch_size: how many questions the model is given at a time; results do not depend on
-    it.  limit: only so many rows of each.  cache: of answers, by weights, shared by all evaluations.  data: local data
-    by benchmark.  progress: told what is done; on every rank, of its own share.  store: shares what is in the folder.
-    The global random generators are left as they were. Raises EvaluationError.
+    The global random generators are left as they were.
+
+    Args:
+        model: answers the questions; see `evals.adapter`.
+        benchmarks: to be scored.
+        folder: where scores and samples are written.
+        batch_size: how many questions are asked at a time; results do not depend on it.
+        limit: how many rows of each benchmark to ask; all where it is not given.
+        cache: folder of the answers of all models.
+        data: local data by name of the benchmark.
+        progress: is called with how many questions are answered; on every rank, of its own share.
+        store: the work store that shares the folder.
+
+    Returns:
+        The scores, the same on every rank.
+
+    Raises:
+        EvaluationError: a benchmark cannot be scored; the message names it.
+        StoreError: the work store cannot be used.
     """
     started = time.perf_counter()
     data, store = data or {}, store or Store()
@@ -82,7 +107,7 @@ def evaluate(
             for name in wanted:
                 for path in _files(folder, name):
                     if path.exists():
-                        store.push_file(path)  # who wrote it may not have come to it
+                        store.push_file(path)  # its writer may have been killed before it was uploaded
                     else:
                         store.pull_file(path)
             found = {name: _committed(folder, name, wanted[name]) for name in wanted}
@@ -105,7 +130,7 @@ def evaluate(
 
 
 def _identity(benchmark: Benchmark, fingerprint: str, limit: int | None, data: Path | None) -> dict[str, Any]:
-    """All that a result depends on. What changes it makes the result another one."""
+    """Everything that a result depends on; a result of another identity is not used."""
     if data is not None and not data.exists():
         raise EvaluationError(f"{benchmark.name}: its data {data} does not exist")
     definition = hashlib.sha256(benchmark.definition.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a score is made of, and so how sure it is: the standard error of every benchmark from its samples.
+"""The standard error of every benchmark's score, from its samples.
 
 A score is a sum, over strata, of the mean of units. Most benchmarks have one stratum and a unit per question. MME sums
 ten subtasks whose units are pairs of questions; MMBench's unit is a question in all rotations of its options. Units
@@ -20,7 +20,13 @@ Record = dict[str, Any]  # of one sample: `doc` with its columns, and the metric
 
 @dataclass(frozen=True)
 class Unit:
-    """value: in units of the metric."""
+    """What a score is the mean of.
+
+    Attributes:
+        value: in units of the metric.
+        cluster: units of the same cluster are not independent.
+        stratum: the part of the benchmark whose mean is added to those of the others.
+    """
 
     value: float
     cluster: str
@@ -32,6 +38,8 @@ def estimate(units: Sequence[Unit]) -> tuple[float, float | None]:
 
     In one stratum of independent units the error is their standard deviation over sqrt(n). None where a stratum has a
     single cluster; 0 where all its units agree, which says that the sample is too small and not that the score is sure.
+
+    Source: Miller (arXiv 2411.00640), sections 2 and 3.
     """
     strata: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
@@ -50,12 +58,12 @@ def estimate(units: Sequence[Unit]) -> tuple[float, float | None]:
 
 
 def samples(records: Sequence[Record], metric: str, cluster: str | None) -> list[Unit]:
-    """A number per sample."""
+    """Units of a metric that is a number for each sample."""
     return [Unit(float(record[metric]), _cluster(record, cluster)) for record in records]
 
 
 def matches(records: Sequence[Record], metric: str, cluster: str | None) -> list[Unit]:
-    """A letter and the right one per sample, as SEED-Bench compares them."""
+    """Units of a metric that holds an answer and the right one for each sample, compared as SEED-Bench does."""
 
     def right(value: Record) -> bool:
         given, wanted = str(value["pred"]), str(value["answer"])
@@ -65,14 +73,14 @@ def matches(records: Sequence[Record], metric: str, cluster: str | None) -> list
 
 
 def mmmu(records: Sequence[Record], metric: str, cluster: str | None) -> list[Unit]:
-    """An answer per sample, judged by MMMU's own code."""
+    """Units of a metric that holds an answer for each sample, judged by MMMU's own code."""
     from lmms_eval.tasks.mmmu.utils import evaluate_mmmu
 
     return [Unit(float(evaluate_mmmu([record[metric]])[1]["acc"]), _cluster(record, cluster)) for record in records]
 
 
 def mme(records: Sequence[Record], metric: str, cluster: str | None) -> list[Unit]:
-    """Pairs of questions about one image: 100 times their accuracy, and 100 more if both are right."""
+    """Units of MME: two questions about one image, 100 times their accuracy, and 100 more if both are right."""
     pairs: dict[tuple[str, str], list[float]] = defaultdict(list)
     for value in (record[metric] for record in records):
         pairs[value["category"], value["question_id"]].append(value["score"])
@@ -83,7 +91,10 @@ def mme(records: Sequence[Record], metric: str, cluster: str | None) -> list[Uni
 
 
 def mmbench(records: Sequence[Record], metric: str, cluster: str | None) -> list[Unit]:
-    """A question with all rotations of its options: 100 if every one is right, judged by lmms-eval's own code."""
+    """Units of MMBench: a question with all rotations of its options, 100 if every one is answered right.
+
+    Answers are judged by lmms-eval's own code.
+    """
     import pandas as pd
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from PIL import ImageFile
 
 from acsearch.config.prior_file import load_prior
 from acsearch.config.table_file import load_table
@@ -17,18 +18,28 @@ from support.homes import SETTINGS
 LONGEST = (
     "studies/test_micro_study.py",
     "integration/test_slurm.py",
-    "trainers/training/test_training.py",
     "integration/test_docker.py",
     "chaos/test_chaos.py",
     "integration/test_readme.py",
-    "acsearch/storage/test_leases.py",
+    "trainers/training/test_kills.py",
+    "fuzz/test_checkpoints.py",
     "acsearch/runners/test_training_runner.py",
-    "trainers/checkpoints/test_work_store.py",
-    "acsearch/doctor/test_doctor.py",
+    "acsearch/storage/test_leases.py",
+    "acsearch/doctor/test_real_servers.py",
     "acsearch/storage/test_outages.py",
+    "trainers/training/test_launch.py",
+    "trainers/training/test_preemption.py",
+    "trainers/checkpoints/test_shared_stages.py",
+    "trainers/model/test_fsdp.py",
     "acsearch/cli/test_cli.py",
     "acsearch/study/test_study.py",
+    "acsearch/study/test_attempts.py",
     "acsearch/policies/test_policies.py",
+    "acsearch/bundles/test_work_files.py",
+    "studies/test_micro_pretrain.py",
+    "acsearch/config/test_bad_input.py",
+    "fuzz/test_data.py",
+    "fuzz/test_files.py",
 )
 
 
@@ -40,10 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nobody_s_settings() -> Iterator[None]:
+    """The settings of whoever runs the tests do not lead them elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         for name in SETTINGS:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def whole_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lmms-eval, once it is imported, lets Pillow take half a picture for a whole one, in all of the process."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Tune(StrictModel):
-    """How a part of the model is trained. lr: at its highest.  rank, alpha: of LoRA, on all linear layers."""
+    """How a part of the model is trained.
+
+    Attributes:
+        mode: frozen, or trained with LoRA, or trained in full.
+        lr: the highest learning rate that the part reaches.
+        rank: rank of LoRA's matrices, which adapt all linear layers.
+        alpha: LoRA's scale; what the matrices add is multiplied by alpha / rank.
+    """
 
     mode: Literal["frozen", "lora", "full"] = "frozen"
     lr: float = Field(default=0.0, ge=0, le=1)
@@ -29,7 +36,16 @@ class Tune(StrictModel):
 
 
 class Parts(StrictModel):
-    """What a model is made of. representation: with its connector.  encoders: registry files besides the built-in."""
+    """What a model is made of.
+
+    Attributes:
+        representation: the name of the vision representation, with its connector.
+        llm: a folder or a Hugging Face id of the language model.
+        template: the conversation template by which the model is asked.
+        encoders: registry files of encoders, besides the built-in one.
+        resize: how an image becomes the square that encoders take.
+        seed: decides the connector's first weights.
+    """
 
     representation: str
     llm: str
@@ -40,7 +56,12 @@ class Parts(StrictModel):
 
 
 class Expect(StrictModel):
-    """What a plan reckons with where the data is not there yet. text_tokens: of a sample, on average."""
+    """What a plan assumes of data that is not there yet.
+
+    Attributes:
+        samples: how many samples there will be.
+        text_tokens: text tokens of a sample, on average.
+    """
 
     samples: Count
     text_tokens: Count
@@ -49,9 +70,25 @@ class Expect(StrictModel):
 class Stage(StrictModel):
     """One stage of training.
 
-    batch: samples of an optimizer step over all processes.  micro_batch: of them, what a process takes at a time.
-    longest: positions after which a sample is cut.  warmup: share of the steps.  clip: gradient norm, 0 for none.
-    checkpoint_every: steps; 0 for none before the end.  shard: spread weights and optimizer over processes (FSDP).
+    Attributes:
+        data: the manifest, relative to the data folder.
+        images: the folder of the images, relative to the data folder.
+        template: the conversation template of the samples.
+        train: how each part of the model is trained; a part that is not named is frozen.
+        epochs: how often every sample is trained on; a fraction is allowed.
+        batch: samples of an optimizer step, over all processes.
+        micro_batch: samples that a process takes at a time.
+        longest: positions after which a sample is cut.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: AdamW's weight decay.
+        clip: the gradient norm to clip at; 0 for none.
+        checkpoint_every: optimizer steps between checkpoints; 0 for none before the end.
+        gradient_checkpointing: whether activations are computed again going backward, to save memory.
+        shard: whether weights and optimizer are spread over the processes (FSDP).
+        precision: of the computation; auto is bf16 on a GPU and fp32 elsewhere.
+        cache_features: whether features of frozen encoders are computed once and kept.
+        workers: loader processes of each training process.
+        expect: what a plan assumes where the data is not there yet.
     """
 
     data: str
@@ -88,14 +125,32 @@ class Stage(StrictModel):
 
 
 class Shared(StrictModel):
-    """A work store, and the folder here whose contents it shares; see `trainers.checkpoints.work_store`."""
+    """A work store; see `trainers.checkpoints.work_store`.
+
+    Attributes:
+        url: fsspec address of the store.
+        root: the folder here whose contents the store shares.
+    """
 
     url: str
     root: Path
 
 
 class Job(StrictModel):
-    """A stage of one candidate. data: the manifest.  start: the committed result whose weights it begins with."""
+    """A stage of training one candidate.
+
+    Attributes:
+        parts: what the model is made of.
+        stage: how it is trained.
+        data: path of the manifest.
+        images: folder of the manifest's images; the manifest's own folder where it is not given.
+        start: the committed result whose weights training begins with.
+        seed: decides the order of samples and what a model drops.
+        identity: stands for the contents of everything that the paths point to.
+        features: folder of cached features.
+        store: the work store that shares the work folder.
+        labels: written beside checkpoints, such as the MLflow run and the trial.
+    """
 
     parts: Parts
     stage: Stage
@@ -103,14 +158,14 @@ class Job(StrictModel):
     images: Path | None = None
     start: Path | None = None
     seed: Seed = 0
-    identity: str = ""  # of whatever the paths point to
-    features: Path | None = None  # where cached features are
+    identity: str = ""
+    features: Path | None = None
     store: Shared | None = None
-    labels: dict[str, str] = {}  # written beside checkpoints: the MLflow run, the trial
+    labels: dict[str, str] = {}
 
     @property
     def digest(self) -> str:
-        """sha256 over what the result depends on; where things lie, and how they are cached, is left out."""
+        """SHA-256 of everything that the result depends on. Where files are, and how they are cached, is left out."""
         where = {"data", "images"}
         how = where | {
             "checkpoint_every",
@@ -131,7 +186,11 @@ class Job(StrictModel):
 
 
 def read_job(path: Path) -> Job:
-    """Raises TrainingError when the file is not a job's."""
+    """Read a job that was written as JSON.
+
+    Raises:
+        TrainingError: the file cannot be read, or is not a job.
+    """
     try:
         return Job.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

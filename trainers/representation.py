@@ -29,7 +29,12 @@ from trainers.utils.suggest import suggest
 
 @dataclass(frozen=True)
 class ConnectorKind:
-    """target: "module:class" of the connector, imported when one is built.  option: what its number says, if any."""
+    """A kind of connector.
+
+    Attributes:
+        target: "module:class" of the connector, imported when one is built.
+        option: what the number after "@" means; None where the kind takes no number.
+    """
 
     target: str
     option: str | None = None
@@ -54,7 +59,13 @@ _LARGEST = 16_384  # of a side: far above any encoder's, and what it asks for ca
 
 @dataclass(frozen=True)
 class Part:
-    """One encoder at one size, in pixels of a square.  layer: as in `EncoderSpec`; None is the encoder's default."""
+    """One encoder at one size.
+
+    Attributes:
+        encoder: its name in the registry.
+        size: side of the square image that it is shown, in pixels.
+        layer: counted as in `EncoderSpec`; None is the encoder's default.
+    """
 
     encoder: str
     size: int
@@ -77,8 +88,10 @@ class Part:
 class Joining:
     """How the channels of several encoders become one map.
 
-    kind: "concat" joins them as they are, "normconcat" gives each encoder's feature unit length at every location
-    first.  grid: the side of the common grid; None is the first part's grid.
+    Attributes:
+        kind: "concat" joins them as they are; "normconcat" first gives each encoder's feature unit length at every
+            location.
+        grid: side of the common grid; None is the first part's grid.
     """
 
     kind: str = "concat"
@@ -96,7 +109,12 @@ class Joining:
 
 @dataclass(frozen=True)
 class ConnectorChoice:
-    """A connector's kind, a key of `CONNECTORS`, and its option where the kind has one."""
+    """The connector of a representation.
+
+    Attributes:
+        kind: a key of `CONNECTORS`.
+        option: the number after "@", where the kind takes one.
+    """
 
     kind: str = "mlp2x"
     option: int | None = None
@@ -120,7 +138,13 @@ DEFAULT_CONNECTOR = ConnectorChoice()
 
 @dataclass(frozen=True)
 class Representation:
-    """A candidate: what the language model is shown.  parts: at least one."""
+    """A candidate: what the language model is shown.
+
+    Attributes:
+        parts: the encoders, at least one.
+        joining: how the encoders' channels become one map.
+        connector: what turns the map into tokens.
+    """
 
     parts: tuple[Part, ...]
     joining: Joining = DEFAULT_JOINING
@@ -131,7 +155,7 @@ class Representation:
             raise SpaceError("a representation needs at least one encoder")
 
     def name(self, default_connector: ConnectorChoice = DEFAULT_CONNECTOR) -> str:
-        """The canonical name in a study whose default connector is `default_connector`, which is left out."""
+        """The canonical name in a study. The study's default connector is left out of it."""
         fields = ["+".join(map(str, self.parts))]
         if self.joining != DEFAULT_JOINING:
             fields.append(str(self.joining))
@@ -144,15 +168,20 @@ class Representation:
 
 
 def parse(text: str, connector: ConnectorChoice = DEFAULT_CONNECTOR) -> Representation:
-    """The representation that `text` names.  connector: the one meant where the text names none.
+    """Read the name of a representation.
 
-    Raises SpaceError, which says at which character (counted from 1) what was expected.
+    Args:
+        text: the name, as the grammar above describes it.
+        connector: the connector that is meant where the name has none.
+
+    Raises:
+        SpaceError: the text is no such name; the message says what was expected at which character, counted from 1.
     """
     return _Reader(text).representation(connector)
 
 
 class _Reader:
-    """A recursive-descent reader: one method for each rule of the grammar, one position."""
+    """A recursive-descent parser: one method for each rule of the grammar, and one position in the text."""
 
     def __init__(self, text: str) -> None:
         self.text = text

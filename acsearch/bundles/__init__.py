@@ -1,1 +1,1 @@
-"""Studies as files: exported from one cluster, merged into another."""
+"""Studies as files (bundles): exported from one cluster, imported into another."""

@@ -1,25 +1,27 @@
-"""Two halves of a study that went on apart, made one: all of the second that the first lacks, or a reason why not.
+"""Merge two copies of a study that went on separately: add to this one what only the other has, or refuse.
 
-They are halves of one study if it was started once: same table, prior, objective, policy, seed and moment. A candidate
-is finetuned once in a study, so a trial of one half and a trial of the other are the same if their candidate is.
+Two studies are copies of one if they have the same table, prior, objective, policy, seed and time of start. A study
+finetunes a candidate once, so a trial of one copy and a trial of the other are the same if their candidate is.
 
-    here                  there                 becomes
-    no study              any                   all of it, with its numbers, states and times
-    no such trial         any                   added: under its number where that is the next one, else under the next
-    running               finished              finished, as there
-    running               running               as it is
-    finished              running               as it is
-    complete              complete, alike       as it is
-    complete              complete, otherwise   refused: which of them to believe, nobody can tell
-    failed                complete, or reverse  refused: a finished trial stays what it is
-    asked, not proposed   its number, proposed  the trial with that candidate, finished if it is there
-    any                   asked, not proposed   added if it is the next one, else left out: it has not begun
+    here                  in the bundle         result
+    no study              any                   the whole study, with its numbers, states and times
+    no such trial         any                   added, with its number if that is the next one, else with the next
+    running               finished              finished, as in the bundle
+    running               running               unchanged
+    finished              running               unchanged
+    complete              complete, equal       unchanged
+    complete              complete, different   refused: it is not known which of them is right
+    failed                complete, or reverse  refused: a finished trial does not change
+    no candidate yet      same trial, with one  the trial gets that candidate, and its result if it has one
+    any                   no candidate yet      added if it is the next one, else left out: it has not begun
 
-Scores are united, and refused where both halves measured a candidate otherwise. The budget is the larger, and what both
-halves finetuned must be within it. Other attributes are taken if they are missing.
+Scores of both copies are kept; where both measured a candidate with different results, the merge is refused. The budget
+is the larger of the two, and must allow the finetunes of both copies together. Other attributes are added where they
+are missing.
 
-What comes from there became known here after what was known before: a trial that is added counts as finished no earlier
-than the last that is finished here, and one that is completed is finished now. So steps in the record stay true.
+Results of the bundle count as known after everything that is known here: a trial that is added counts as finished no
+earlier than the last finished trial here, and a trial that the bundle completes is finished now. So the steps that the
+MLflow record already has stay correct.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from trainers.utils.strict_yaml import StrictModel
 
 
 class _About(BaseModel):
-    """What a study is started with, as far as a bundle is not believed without."""
+    """The attributes of a study that a bundle must have."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     format: int
@@ -57,7 +59,18 @@ class _About(BaseModel):
 
 
 class TrialExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
-    """A trial. candidate: its row, None before it was proposed.  pool: how many candidates there were."""
+    """A trial as a storage holds it.
+
+    Attributes:
+        number: Number of the trial.
+        state: State in Optuna.
+        value: The objective; None unless the trial is complete.
+        candidate: Row of the candidate; None before it was proposed.
+        pool: Number of candidates; None before one was proposed.
+        started: Time of start, without time zone, as Optuna stores it.
+        finished: Time of end; None while the trial runs.
+        attributes: The user attributes of the trial.
+    """
 
     number: int = Field(ge=0)
     state: Literal["RUNNING", "COMPLETE", "FAIL"]
@@ -82,12 +95,18 @@ class TrialExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the budget's."""
+        """Whether the trial counts towards the budget."""
         return not self.attributes.get(SURPLUS)
 
 
 class StudyExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
-    """A study as a storage holds it at one moment; without attributes, none."""
+    """A study as a storage holds it at one moment.
+
+    Attributes:
+        name: Name of the study.
+        attributes: The user attributes of the study; empty for a study that does not exist.
+        trials: The trials, numbered from 0.
+    """
 
     name: Name
     attributes: dict[str, Any] = {}
@@ -106,16 +125,22 @@ class StudyExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan
 
     @property
     def about(self) -> dict[str, Any] | None:
+        """What the study was started with; None where it was never started."""
         return self.attributes.get(ABOUT)
 
     @property
     def budget(self) -> int:
+        """Number of finetunes that the study may do."""
         budget: int = self.attributes.get(BUDGET, 0)
         return budget
 
     @property
     def scores(self) -> dict[int, CandidateScores]:
-        """A and C by row. Raises ValueError for what is not such."""
+        """A and C by row of the candidate.
+
+        Raises:
+            ValueError: an attribute is not what acsearch writes.
+        """
         read = TypeAdapter(CandidateScores).validate_python
         found = {key.removeprefix(SCORE): one for key, one in self.attributes.items() if key.startswith(SCORE)}
         return {int(row): read(one) for row, one in found.items()}
@@ -123,7 +148,13 @@ class StudyExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan
 
 @dataclass(frozen=True)
 class Changes:
-    """What a half lacks. finish: trials of here with those of there that say their candidate or how they ended."""
+    """What has to be written to the study here.
+
+    Attributes:
+        attributes: Attributes of the study to set.
+        finish: Trials here, each with the trial of the bundle that gives its candidate or its result.
+        add: Trials to add, with their new numbers.
+    """
 
     attributes: dict[str, Any]
     finish: tuple[tuple[TrialExport, TrialExport], ...]
@@ -134,27 +165,35 @@ class Changes:
 
     @property
     def scores(self) -> int:
-        """How many candidates' scores."""
+        """Number of candidates whose scores are added."""
         return sum(key.startswith(SCORE) for key in self.attributes)
 
     @property
     def claims(self) -> list[str]:
-        """The locks of what is worked on by whoever holds them."""
+        """Names of the claims that must be held while the changes are written."""
         return [f"{TRIAL}{mine.number}" for mine, _ in self.finish] + [
             key for key in self.attributes if key.startswith(SCORE)
         ]
 
 
 def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) -> Changes:
-    """What `here` lacks of `there`. budget: finetunes to allow, if that is more than the halves do.
+    """Compute what has to be added to the study here.
 
-    Raises BundleError, saying what contradicts what, when the two cannot be one study; ConfigError for that budget.
+    Args:
+        here: The study here.
+        there: The study in the bundle.
+        table: The table of candidates.
+        budget: Finetunes to allow, where both copies together did more than the budget of either; 0 for none.
+
+    Raises:
+        BundleError: the two are not copies of one study, or contradict each other; the message says how.
+        ConfigError: the budget is out of range.
     """
-    _same_study(here, there)
+    _check_same_study(here, there)
     _check(there, table)
     if budget and not there.budget <= budget <= len(table.representations):
         raise ConfigError(f"--budget {budget}: choose {there.budget} to {len(table.representations)}")
-    _same_scores(here, there, table.representations)
+    _check_same_scores(here, there, table.representations)
     allowed = max(here.budget, there.budget, budget)
     attributes = {key: value for key, value in there.attributes.items() if key not in here.attributes}
     if allowed > here.budget:
@@ -172,7 +211,7 @@ def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) 
             if mine.state == "RUNNING" and one.state != "RUNNING":
                 finish.append((mine, one))
             elif mine.state != "RUNNING" and one.state != "RUNNING":
-                _same_end(mine, one, table.representations)
+                _check_same_result(mine, one, table.representations)
         elif mine and mine.candidate is None and mine.state == "RUNNING" and one.candidate is not None:
             finish.append((mine, one))
         elif one.candidate is not None or one.number == place:
@@ -181,30 +220,30 @@ def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) 
     together = sum(one.counts for one in (*here.trials, *add))
     if together > allowed:
         raise BundleError(
-            f"study {here.name!r}: the halves have {together} finetunes together, and its budget is {allowed}: nothing "
-            f"was imported; allow them with --budget {together}"
+            f"study {here.name!r}: the two copies have {together} finetunes together, and its budget is {allowed}: "
+            f"nothing was imported; allow them with --budget {together}"
         )
     return Changes(attributes, tuple(finish), tuple(add))
 
 
-def _check(half: StudyExport, table: Table) -> None:
-    """Raises BundleError when what a half says does not fit its table."""
+def _check(export: StudyExport, table: Table) -> None:
+    """Raise BundleError when a study does not fit its table."""
     try:
-        about = _About.model_validate(half.about)
+        about = _About.model_validate(export.about)
         datetime.fromisoformat(about.started)
         if about.format not in READABLE:
             raise ValueError(f"format {about.format}, where this acsearch reads {READABLE}")
-        if not 1 <= half.budget <= len(table.representations):
-            raise ValueError(f"a budget of {half.budget} finetunes of {len(table.representations)}")
-        for row, scores in half.scores.items():
+        if not 1 <= export.budget <= len(table.representations):
+            raise ValueError(f"a budget of {export.budget} finetunes of {len(table.representations)}")
+        for row, scores in export.scores.items():
             if not 0 <= row < len(table.representations) or len(scores.alignment) != len(table.benchmarks):
                 raise ValueError(f"scores of a candidate {row} on {len(scores.alignment)} benchmarks")
-        for trial in half.trials:
+        for trial in export.trials:
             _check_trial(trial, table)
     except ValidationError as error:
-        raise BundleError(f"study {half.name!r}: not as acsearch writes it: {first_error(error)}") from error
+        raise BundleError(f"study {export.name!r}: not as acsearch writes it: {first_error(error)}") from error
     except (ValueError, TypeError) as error:
-        raise BundleError(f"study {half.name!r}: not as acsearch writes it: {error}") from error
+        raise BundleError(f"study {export.name!r}: not as acsearch writes it: {error}") from error
 
 
 def _check_trial(trial: TrialExport, table: Table) -> None:
@@ -223,9 +262,9 @@ def _check_trial(trial: TrialExport, table: Table) -> None:
                 raise ValueError(f"trial {trial.number}: {key} are not numbers")
 
 
-def _same_study(here: StudyExport, there: StudyExport) -> None:
+def _check_same_study(here: StudyExport, there: StudyExport) -> None:
     if here.about is None:
-        if here.trials and here.trials != there.trials[: len(here.trials)]:  # else an import that was killed
+        if here.trials and here.trials != there.trials[: len(here.trials)]:  # equal ones are of an interrupted import
             raise BundleError(f"study {here.name!r} is here already, and acsearch did not start it")
         return
     ours, theirs = _identity(here.about), _identity(there.about or {})
@@ -238,17 +277,17 @@ def _same_study(here: StudyExport, there: StudyExport) -> None:
 
 
 def _identity(about: dict[str, Any]) -> dict[str, Any]:
-    """All but where the table and the prior lie."""
+    """What a study was started with, without the locations of its table and prior."""
     return about | {part: about[part]["digest"] for part in ("table", "prior") if part in about}
 
 
-def _same_scores(here: StudyExport, there: StudyExport, names: Sequence[str]) -> None:
+def _check_same_scores(here: StudyExport, there: StudyExport, names: Sequence[str]) -> None:
     ours = here.scores
     for row, theirs in there.scores.items():
         if row in ours and _measured(ours[row]) != _measured(theirs):
             raise BundleError(
-                f"study {here.name!r}: {names[row]} was scored in both halves, A and C are {_shown(ours[row])} here "
-                f"and {_shown(theirs)} in the bundle; nothing was imported, go on with one of the halves"
+                f"study {here.name!r}: {names[row]} was scored in both copies, A and C are {_shown(ours[row])} here "
+                f"and {_shown(theirs)} in the bundle; nothing was imported, go on with one of the copies"
             )
 
 
@@ -260,11 +299,11 @@ def _shown(scores: CandidateScores) -> str:
     return f"{', '.join(map(str, dict.fromkeys(scores.alignment)))} and {scores.correspondence}"
 
 
-def _same_end(mine: TrialExport, one: TrialExport, names: Sequence[str]) -> None:
-    """Raises BundleError for two finetunes of a candidate that ended otherwise."""
+def _check_same_result(mine: TrialExport, one: TrialExport, names: Sequence[str]) -> None:
+    """Raise BundleError when two finetunes of a candidate have different results."""
     assert one.candidate is not None
     what = f"{names[one.candidate]} was finetuned as trial {mine.number} here and as trial {one.number} in the bundle"
-    keep = "nothing was imported; a study has one finetune of a candidate, go on with one of the halves"
+    keep = "nothing was imported; a study has one finetune of a candidate, go on with one of the copies"
     if mine.state != one.state:
         raise BundleError(f"{what}: {mine.state.lower()} here, {one.state.lower()} there; {keep}")
     ours, theirs = mine.attributes.get(POINTS, {}), one.attributes.get(POINTS, {})

@@ -1,9 +1,9 @@
-"""A bundle read: checked as a whole before anything comes out of it, and trusted in nothing.
+"""Read a bundle: it is checked as a whole before anything is taken from it, and nothing in it is trusted.
 
-The checksum at its end tells what was cut short or changed on its way. Against a bundle that somebody made up, all else
-is checked too: its names can only be those of `acsearch.bundles.writer`, a header of the tar must be, to the byte, the
-one that the manifest calls for, every file must have its checksum, and no more is unpacked than the manifest says and
-the disk holds.
+The checksum at its end finds a file that was truncated or changed. Against a forged bundle everything else is checked
+too: file names must be among those of `acsearch.bundles.writer`, every header of the tar must equal the one that
+follows from the manifest, every file must have its checksum, and no more is unpacked than the manifest says and the
+disk holds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainers.checkpoints import commit
 if TYPE_CHECKING:
     import zstandard
 
-_LARGEST_TEXT = 1 << 28  # bytes of JSON that are taken into memory
+_LARGEST_TEXT = 1 << 28  # bytes of JSON that are read into memory
 
 
 class _Version(BaseModel):
@@ -35,20 +35,30 @@ class _Version(BaseModel):
 
 
 class Archive:
-    """A bundle that has been checked from its first byte to its last.  texts: study.json, and the marks of checkpoints.
+    """A bundle that has been checked from its first byte to its last; a context manager that closes the file.
 
-    room: bytes that it may unpack to.  Raises BundleError saying what is wrong with it.
+    Args:
+        path: The bundle.
+        limit: Number of bytes that it may unpack to.
+
+    Attributes:
+        path: The bundle.
+        manifest: Its manifest.
+        texts: Contents of study.json and of the manifests of checkpoints, by name.
+
+    Raises:
+        BundleError: the file cannot be read, is damaged, or is not a bundle that acsearch can have made.
     """
 
-    def __init__(self, path: Path, room: int) -> None:
-        self.path, self._room = path, room
+    def __init__(self, path: Path, limit: int) -> None:
+        self.path, self._limit = path, limit
         self.texts: dict[str, bytes] = {}
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from error
         try:
-            self._check_seal()
+            self._check_checksum()
             self.manifest = self._read_manifest()
             for name, chunks in self.members():
                 if _is_text(name):
@@ -66,14 +76,21 @@ class Archive:
         self._file.close()
 
     def members(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Every file with its content in pieces; after the last, BundleError if they are not what the manifest says."""
+        """Read all files of the bundle in order.
+
+        Yields:
+            Name and content of a file; the content is an iterator of pieces.
+
+        Raises:
+            BundleError: a file is not what the manifest says.
+        """
         tar = self._tar()
         for _ in tar.file(MANIFEST, None):
             pass
         for name, entry in self.manifest.files.items():
             content = self._content(tar, name, entry)
             yield name, content
-            for _ in content:  # what was not asked for
+            for _ in content:  # what the caller did not read
                 pass
         if tar.read(2 * BLOCK) != bytes(2 * BLOCK):
             raise self._broken("it goes on behind its last file")
@@ -86,8 +103,8 @@ class Archive:
         if digest.hexdigest() != entry.sha256:
             raise self._broken(f"{name} does not have its checksum")
 
-    def _check_seal(self) -> None:
-        """Raises BundleError unless the compressed tar has the checksum that stands behind it."""
+    def _check_checksum(self) -> None:
+        """Raise BundleError unless the compressed tar has the checksum that follows it."""
         try:
             whole = self._file.seek(0, os.SEEK_END)
             end = whole - len(TRAILER) - 32
@@ -117,8 +134,8 @@ class Archive:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             raise self._broken(f"{MANIFEST}: {first_error(error)}") from error
-        if (size := sum(entry.size for entry in manifest.files.values())) > self._room:
-            raise BundleError(f"{self.path}: unpacks to {size / 1e9:.1f} GB, and {self._room / 1e9:.1f} GB are free")
+        if (size := sum(entry.size for entry in manifest.files.values())) > self._limit:
+            raise BundleError(f"{self.path}: unpacks to {size / 1e9:.1f} GB, and {self._limit / 1e9:.1f} GB are free")
         if sum(entry.size for name, entry in manifest.files.items() if _is_text(name)) > _LARGEST_TEXT:
             raise self._broken(f"{STUDY} is larger than {_LARGEST_TEXT} bytes")
         return manifest
@@ -135,19 +152,22 @@ class Archive:
 
 
 def first_error(error: ValidationError) -> str:
-    """The first problem, on one line."""
+    """The first problem of a validation error, on one line."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
 
 
 class _Tar:
-    """The files of a tar, one after the other."""
+    """Reads the files of a tar one after the other."""
 
     def __init__(self, stream: zstandard.ZstdDecompressionReader, broken: Callable[[str], BundleError]) -> None:
         self._stream, self._broken = stream, broken
 
     def file(self, name: str, size: int | None) -> Iterator[bytes]:
-        """The next file's content. It must be this one; size: None for whatever it says, within what memory holds."""
+        """Read the next file, which must have this name, in pieces.
+
+        A size of None takes the size that the header gives, up to what is read into memory.
+        """
         if size is None:
             found = self.read(BLOCK)
             try:
@@ -169,7 +189,7 @@ class _Tar:
             raise self._broken(f"{name} goes on behind its end")
 
     def read(self, size: int) -> bytes:
-        """So many bytes."""
+        """Read exactly this number of bytes."""
         from zstandard import ZstdError
 
         pieces = []

@@ -1,8 +1,8 @@
-"""The files of the work folder in a bundle: which of them belong to a study, and how they get into another folder.
+"""The files of the work folder in a bundle: which of them belong to a study, and how they are added to another folder.
 
-A file, or a committed folder with all of its files, is put in its place whole, and only where nothing whole is already.
-Names say what content depends on (see `acsearch.runners.training`), so what is there is as good. A log that a stage's
-training wrote is the exception: it grows, and one that goes on where ours ends takes its place.
+A file, or a committed folder with all of its files, is written atomically, and only where it does not exist yet. Names
+say what the content depends on (see `acsearch.runners.training`), so an existing file is equivalent. The training log
+of a stage is the exception: it grows, and a log in the bundle that continues the one here replaces it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, late
 from trainers.utils.locks import Locks
 
 _ROOT = "work"
-_RESULT, _OUTBOX = "result", "outbox.jsonl"  # as `trainers.training.train` names them, which imports torch
+_RESULT, _OUTBOX = "result", "outbox.jsonl"  # the names in `trainers.training.train`, which would import torch
 
 
-def belonging(artifacts: Artifacts, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
-    """Files of a study's candidates that are there. pool: how many candidates.  finetuned: those with a trial.
+def study_files(artifacts: Artifacts, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
+    """List the files in the work folder that belong to a study.
 
-    Raises TrainingError for a result that is not whole.
+    Args:
+        artifacts: What is left of the study's candidates.
+        pool: Number of candidates.
+        finetuned: Rows of the candidates that have a trial.
+        checkpoints: Whether to include trained weights.
+
+    Raises:
+        TrainingError: a checkpoint is damaged.
     """
     found: set[Path] = set()
     for candidate in range(pool):
@@ -49,18 +56,22 @@ def _stage(folder: Path, checkpoints: bool) -> Iterator[Path]:
             yield from (last / name for name in [MANIFEST, *json.loads((last / MANIFEST).read_text())])
 
 
-def member(path: Path, work: Path) -> str:
-    """A file's name in a bundle."""
+def member_name(path: Path, work: Path) -> str:
+    """The name in a bundle of a file in the work folder."""
     return f"{_ROOT}/{path.relative_to(work).as_posix()}"
 
 
-def room(work: Path) -> int:
-    """Bytes that are free where the work folder is, or will be."""
+def free_space(work: Path) -> int:
+    """Free bytes on the disk of the work folder, which need not exist yet."""
     return shutil.disk_usage(next(path for path in work.absolute().parents if path.exists())).free
 
 
-def check_marks(archive: Archive) -> None:
-    """Raises BundleError unless every checkpoint in the bundle is what its own mark says."""
+def check_checkpoints(archive: Archive) -> None:
+    """Check every checkpoint in a bundle against its own manifest.
+
+    Raises:
+        BundleError: a checkpoint does not have the files that its manifest lists.
+    """
     for unit, names in _units(archive).items():
         files = {PurePosixPath(name).name: archive.manifest.files[name].sha256 for name in names}
         files.pop(MANIFEST, None)
@@ -70,10 +81,19 @@ def check_marks(archive: Archive) -> None:
         raise BundleError(f"{archive.path}: {unit} is not a committed checkpoint")
 
 
-def place(archive: Archive, work: Path, claims: ExitStack) -> int:
-    """Put a bundle's files where they belong. Returns how many were taken.
+def extract(archive: Archive, work: Path, claims: ExitStack) -> int:
+    """Write the files of a bundle into the work folder.
 
-    claims: keeps stages from being trained meanwhile. Raises BundleError when one is being trained right now.
+    Args:
+        archive: The bundle.
+        work: The work folder.
+        claims: Receives the locks of the stages that are written, so that they are not trained meanwhile.
+
+    Returns:
+        Number of files that were added.
+
+    Raises:
+        BundleError: a stage is being trained right now, or a file cannot be written.
     """
     units, files, taken = _units(archive), archive.manifest.files, 0
     missing = [
@@ -99,7 +119,7 @@ def place(archive: Archive, work: Path, claims: ExitStack) -> int:
 
 
 def _units(archive: Archive) -> dict[str, list[str]]:
-    """What goes to its place together: a file alone, or all files of a committed folder."""
+    """What is written together: a single file, or all files of a committed folder."""
     units: dict[str, list[str]] = {}
     for name in archive.manifest.files:
         if name.startswith(f"{_ROOT}/"):
@@ -108,7 +128,7 @@ def _units(archive: Archive) -> dict[str, list[str]]:
 
 
 def _unit(name: str) -> str:
-    """work/stages/DIGEST/result or .../step-N for a file in it; else the file itself."""
+    """The folder work/stages/DIGEST/result or .../step-N that a file is in, else the file itself."""
     parts = PurePosixPath(name).parts
     return "/".join(parts[:4]) if len(parts) == 5 else name
 
@@ -125,7 +145,7 @@ def _is_missing(target: Path, is_folder: bool, entry: Entry | None) -> bool:
 
 
 def _put_file(target: Path, content: Iterator[bytes]) -> bool:
-    """Whether it was put there: nothing is, or what it goes on from."""
+    """Write a file that does not exist, or that continues the existing one. Returns whether it was written."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:

@@ -1,12 +1,13 @@
-"""A bundle as a file: a tar in zstd that any tar reads, written whole or not at all.
+"""Write a bundle: a zstd-compressed tar that any tar program reads, written atomically.
 
     manifest.json                       format, study, where it was made, and size and SHA-256 of each file that follows
-    study.json                          the study's attributes and trials; see `acsearch.bundles.merge`
+    study.json                          attributes and trials of the study; see `acsearch.bundles.merge`
     work/scores/, work/stages/          files of the work folder, under their content-addressed names
 
-The tar holds regular files alone and no time or owner, so the same study gives the same bytes. Behind it stands the
-SHA-256 of all before in a frame that zstd skips, so a bundle that was cut short or changed on its way is known before
-anything XX"""
+The tar holds regular files only, without times or owners, so the same study gives the same bytes. After it follows the
+SHA-256 of everything before, in a frame that zstd skips. So a bundle that was truncated or changed is recognised before
+anything is read from it.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +39,27 @@ CHUNK = 1 << 20
 
 
 class Entry(StrictModel, strict=True):
-    """A file of the bundle. size: bytes."""
+    """A file of a bundle.
+
+    Attributes:
+        size: Size in bytes.
+        sha256: SHA-256 of the content.
+    """
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Manifest(StrictModel, strict=True):
-    """What is in a bundle, in its order, and where it was made."""
+    """What a bundle holds, and where it was made.
+
+    Attributes:
+        format: Version of the format.
+        acsearch: Version of acsearch that wrote it.
+        study: Name of the study.
+        host: Name of the machine.
+        files: The files after the manifest, in their order.
+    """
 
     format: int
     acsearch: str
@@ -64,7 +78,17 @@ class Manifest(StrictModel, strict=True):
 
 
 def pack(path: Path, study: str, host: str, files: Mapping[str, bytes | Path]) -> None:
-    """Write a bundle. Raises BundleError when there is a file already, or one to be packed changes meanwhile."""
+    """Write a bundle.
+
+    Args:
+        path: The file to write, which must not exist.
+        study: Name of the study.
+        host: Name of this machine.
+        files: Content, or path of a file with the content, by name in the bundle.
+
+    Raises:
+        BundleError: the file exists or cannot be written, or a file changed while it was read.
+    """
     import zstandard
 
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -100,13 +124,14 @@ def pack(path: Path, study: str, host: str, files: Mapping[str, bytes | Path]) -
 
 
 def header(name: str, size: int) -> bytes:
+    """The tar header of a file of this size; the same arguments give the same bytes."""
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")  # GNU's: files may be larger than 8 GiB
 
 
 def _pieces(content: bytes | Path, size: int | None = None) -> Iterator[bytes]:
-    """Of a content's first bytes: logs grow while they are read."""
+    """The content in pieces, at most `size` bytes of it, because logs grow while they are read."""
     if isinstance(content, bytes):
         yield content
         return

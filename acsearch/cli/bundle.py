@@ -11,7 +11,7 @@ from acsearch.cli.options import NameArgument, Storage
 from acsearch.storage.home import Home
 
 app = typer.Typer()
-File = Annotated[Path, typer.Argument(metavar="FILE", help="For instance bundle.tar.zst.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The bundle, for instance bundle.tar.zst.")]
 
 
 @app.command("export")
@@ -19,7 +19,8 @@ def export(
     name: NameArgument,
     file: File,
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="With trained weights, and how far unfinished training has got.")
+        bool,
+        typer.Option("--checkpoints", help="Include trained weights and the last checkpoint of unfinished training."),
     ] = False,
     storage: Storage = None,
 ) -> None:
@@ -29,20 +30,22 @@ def export(
 
     with console.waiting("gathering the study's files"):
         done = export_study(Home(storage), name, file, checkpoints=checkpoints)
-    trials = [trial for trial in done.half.trials if trial.counts]
+    trials = [trial for trial in done.study.trials if trial.counts]
     complete = sum(trial.state == "COMPLETE" for trial in trials)
     typer.echo(
-        f"wrote {file}: {complete} of {done.half.budget} finetunes, {done.files} files of the work folder, "
+        f"wrote {file}: {complete} of {done.study.budget} finetunes, {done.files} files of the work folder, "
         f"{file.stat().st_size / 1e6:.1f} MB"
     )
     for trial in trials:
         if trial.state == "RUNNING":
-            at_work = (
-                "somebody is at it here: stop that first, or it is " if trial.number in done.working else "else it is "
+            advice = (
+                "a process here is working on it: stop that first"
+                if trial.number in done.in_progress
+                else "do not resume it here"
             )
             typer.echo(
-                f"finetune {trial.number + 1} is unfinished and goes along: where it is imported it is taken up, so do "
-                f"not resume it here; {at_work}done twice"
+                f"finetune {trial.number + 1} is unfinished: whoever imports the file continues it, so {advice}, or it "
+                f"is done twice"
             )
 
 
@@ -50,15 +53,21 @@ def export(
 def import_(
     file: File,
     study: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Its folder here, where that is not where it was.")
+        str | None,
+        typer.Option(
+            metavar="STUDY", help="The folder of the study here, if it is not at the path that it was exported from."
+        ),
     ] = None,
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Allow so many finetunes, when two halves did more than either was allowed."),
+        typer.Option(
+            min=1,
+            help="Allow this many finetunes, when two copies of a study together did more than the budget of either.",
+        ),
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Take up a study from a file, or add what a study that is here lacks of it. Twice changes nothing."""
+    """Add a study from a file, or merge it into the copy that is here. A second import changes nothing."""
     from acsearch.bundles.transfer import import_study
     from acsearch.cli import console
 

@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table as Grid
 
 from acsearch.redaction import redact
-from acsearch.reporting.report import caveats, headline, interval, ranking
+from acsearch.reporting.summary import caveats, headline, interval, ranking
 from acsearch.study.events import (
     Doing,
     Event,

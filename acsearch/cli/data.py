@@ -1,4 +1,4 @@
-"""The commands of `acsearch data`: manifests, before anything is trained on them."""
+"""The commands of `acsearch data`: check and split manifests before training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from trainers.errors import ConfigError
 
 app = typer.Typer(help="Check and split training data.", no_args_is_help=True)
 
-Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="LLaVA's JSON, or parquet.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of its images; default: the manifest's own.")]
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="The manifest: LLaVA's JSON, or parquet.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images; default: that of the manifest.")]
 
 
 @app.command()
 def check(
     manifest: Manifest,
-    llm: Annotated[str, typer.Option("--llm", help="Whose tokenizer: a hub id or a folder.")],
-    template: Annotated[str, typer.Option(help="plain, vicuna_v1 or chat.")] = "vicuna_v1",
+    llm: Annotated[
+        str, typer.Option("--llm", help="The language model whose tokenizer is used: a hub id or a folder.")
+    ],
+    template: Annotated[str, typer.Option(help="Template of the prompts: plain, vicuna_v1 or chat.")] = "vicuna_v1",
     images: Images = None,
-    image_tokens: Annotated[int, typer.Option(min=1, help="Positions that an image takes.")] = 576,
-    longest: Annotated[int, typer.Option(min=2, help="Positions after which a sample is cut.")] = 2048,
+    image_tokens: Annotated[int, typer.Option(min=1, help="Number of positions that an image takes.")] = 576,
+    longest: Annotated[int, typer.Option(min=2, help="Number of positions after which a sample is cut.")] = 2048,
 ) -> None:
-    """Read, decode and tokenise every sample; the first that can't be trained on are named."""
+    """Read, decode and tokenise every sample, and name the first that training cannot use."""
     from trainers.data.manifest import check, read_manifest
     from trainers.model.loading import load_tokenizer
 
@@ -36,11 +38,11 @@ def check(
 
 @app.command()
 def split(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="LLaVA's JSON.")],
-    heldout: Annotated[int, typer.Option(min=1, help="Samples with an image to set aside.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The manifest, LLaVA's JSON.")],
+    heldout: Annotated[int, typer.Option(min=1, help="Number of samples with an image to set aside.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of samples.")] = 0,
 ) -> None:
-    """Set samples aside that are never trained on, for A_ll: writes MANIFEST-train.json and MANIFEST-heldout.json."""
+    """Set samples aside for A_ll, to hold out of training: writes MANIFEST-train.json and MANIFEST-heldout.json."""
     import json
 
     import numpy as np

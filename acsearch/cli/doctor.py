@@ -1,4 +1,4 @@
-"""The command `acsearch doctor`. It imports as little as it can, for it must work where packages are missing."""
+"""The command `acsearch doctor`. It imports little, because it must work where packages are missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
 def doctor(storage: Storage = None, tracking: Tracking = None, as_json: Json = False) -> None:
     """Check every service, version, permission and clock that studies need, and say what to do.
 
-    What it writes to try them out, it takes away again. Exit code 1 where something fails.
+    Everything that the checks write is removed again. The exit code is 1 if a check fails.
     """
     from rich.console import Console
     from rich.markup import escape

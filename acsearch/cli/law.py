@@ -17,24 +17,24 @@ TableArgument = Annotated[
     typer.Argument(metavar="TABLE", help="A CSV file, a folder with a table.csv, or a shipped name such as law_v1."),
 ]
 
-PriorOption = Annotated[str, typer.Option(help="Prior of the Bayesian law: a shipped name or a YAML file.")]
+PriorOption = Annotated[str, typer.Option(help="Prior of the Bayesian law: the name of a shipped one, or a YAML file.")]
 
 
 @app.command()
 def fit(
     table: TableArgument,
     surrogate: Annotated[
-        str, typer.Option(help="bayes (hierarchical, the default) or published (least squares).")
+        str, typer.Option(help="Form of the law: bayes (hierarchical, the default) or published (least squares).")
     ] = "",
     terms: Annotated[
-        str, typer.Option(help="Of the published law: full, or some of A, C, A2, AC, C2 joined by +.")
+        str, typer.Option(help="Terms of the published law: full, or some of A, C, A2, AC, C2 joined by +.")
     ] = "",
     prior: PriorOption = "weak",
-    weights: Annotated[bool, typer.Option("--weights", help="Show the weights with their intervals too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise features.")] = 0,
+    weights: Annotated[bool, typer.Option("--weights", help="Also show the weights with their intervals.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise features.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Diagnose the law on a table: R² in sample, adjusted, left-out and on noise, and interval coverage."""
+    """Diagnose the law on a table: R² in sample, adjusted, leave-one-out and on noise, and interval coverage."""
     from acsearch.cli import console
     from acsearch.config.prior_file import load_prior
     from acsearch.config.table_file import load_table
@@ -72,9 +72,9 @@ def fit(
 @app.command("prior")
 def learn_prior(
     table: TableArgument,
-    out: Annotated[Path, typer.Option(help="YAML file to write.")],
+    out: Annotated[Path, typer.Option(help="The YAML file to write.")],
     inflate: Annotated[
-        float, typer.Option(min=1, help="Factor on the variance: how far other studies may differ.")
+        float, typer.Option(min=1, help="Factor on the variance of the weights, because other studies may differ.")
     ] = 2.0,
 ) -> None:
     """Learn a prior from a recorded table, for studies that measure A and C by the same definitions."""
@@ -97,18 +97,19 @@ def learn_prior(
 
 def replay(
     table: TableArgument,
-    policy: Annotated[str, typer.Option(help="A policy, several joined by commas, or all.")] = "default",
-    budget: Annotated[int, typer.Option(help="Finetunes of every search.")] = 4,
+    policy: Annotated[str, typer.Option(help="A policy, several policies joined by commas, or all.")] = "default",
+    budget: Annotated[int, typer.Option(help="Number of finetunes of each search.")] = 4,
     subset: Annotated[
-        int | None, typer.Option(help="Candidates of each random pool; default: all of the table.")
+        int | None, typer.Option(help="Number of candidates of each random pool; default: all of the table.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, max=100_000, help="Random pools.")] = 300,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    repeats: Annotated[int, typer.Option(min=1, max=100_000, help="Number of random pools.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the pools and searches.")] = 0,
     prior: PriorOption = "weak",
     statistic: Annotated[
-        str, typer.Option(help="exact: after exactly --budget finetunes; first-hit: as the authors.")
+        str,
+        typer.Option(help="exact: after exactly --budget finetunes; first-hit: the authors' statistic."),
     ] = "exact",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Measure a policy on a recorded table, beside random, top-A, A+C, the published policy and the oracle."""

@@ -1,4 +1,4 @@
-"""The command line. Imports nothing heavy at the top: `acsearch --help` must answer at once."""
+"""The command line. No heavy import is at the top, because `acsearch --help` must answer at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Find the vision representation a multimodal LLM should use, finetuning only a few of the candidates.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: drawing it with rich takes longer than all the rest
+    rich_markup_mode=None,  # plain help, because rich takes longer than everything else
     add_completion=False,
 )
 app.add_typer(law.app, name="law")
@@ -29,22 +29,23 @@ app.command()(law.replay)
 
 
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the tracebacks of errors.")] = False) -> None:
     """Options before the command; `--debug` is read by `main`."""
 
 
 @app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def evaluate(context: typer.Context) -> None:
-    """lmms-eval's own command line, with trained checkpoints as --model acsearch --model_args checkpoint=FOLDER."""
+    """Run lmms-eval's command line; trained checkpoints are --model acsearch --model_args checkpoint=FOLDER."""
     from evals.command import lmms_eval
 
     lmms_eval(context.args)
 
 
 def main() -> None:
-    """Entry point: an error that acsearch knows is one line and exit code 1; `--debug` shows its traceback.
+    """Run the command line.
 
-    Exit code 75 is that of work that stopped as it was asked to; see `trainers.training.preemption`.
+    An `AcsearchError` is printed as one line and gives exit code 1; with `--debug` its traceback is shown. Work that
+    stopped because it was asked to gives exit code 75; see `trainers.training.preemption`.
     """
     guard()
     try:

@@ -13,16 +13,20 @@ from acsearch.storage.home import Home
 if TYPE_CHECKING:
     from acsearch.study.stored import StoredStudy
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A study's name; see acsearch study list.")]
-Storage = Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in acsearch-runs/.")]
-Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in acsearch-runs/.")]
-EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Where work is done: here, or as jobs of Slurm.")]
-Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at a time; with --engine slurm, jobs at a time.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study; acsearch study list shows them.")]
+Storage = Annotated[str | None, typer.Option(help="URL of the Optuna storage; default: SQLite in acsearch-runs/.")]
+Tracking = Annotated[str | None, typer.Option(help="Tracking URI of MLflow; default: SQLite in acsearch-runs/.")]
+EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Run the work here (local) or in Slurm jobs.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at the same time; with --engine slurm, jobs.")]
 
 
 def open_study(home: Home, name: str) -> StoredStudy:
-    """A study by its name.
+    """Open a study by its name.
+
+    Args:
+        home: Where studies are.
+        name: Name of the study.
 
     Raises:
         StudyError: there is none of this name, or its storage cannot be used.
@@ -35,12 +39,12 @@ def open_study(home: Home, name: str) -> StoredStudy:
 
 
 def print_json(data: Any) -> None:
-    """Print JSON; NaN, which JSON does not have, becomes null."""
+    """Print data as JSON. NaN and infinity, which JSON does not have, become null."""
     typer.echo(json.dumps(finite(data), indent=2))
 
 
 def finite(data: Any) -> Any:
-    """The same with NaN, which JSON does not have, as null."""
+    """The same data with None in place of NaN and infinity."""
     if isinstance(data, dict):
         return {key: finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The commands of `acsearch score`: each measures one score of one candidate by itself."""
+"""The commands of `acsearch score`: each measures one score of one candidate, outside of any study."""
 
 from __future__ import annotations
 
@@ -15,26 +15,35 @@ from trainers.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from acsearch.scores.pck import CorrespondenceResult, Pck
+    from trainers.data.manifest import Manifest
+    from trainers.model.multimodal import MultimodalModel
     from trainers.representation import Representation
 
-app = typer.Typer(help="Measure a score of a candidate: correspondence C, alignment A.", no_args_is_help=True)
+app = typer.Typer(help="Measure a score of a candidate: correspondence C or alignment A.", no_args_is_help=True)
 
 Encoder = Annotated[
-    str, typer.Option("--encoder", metavar="NAME", help="A representation, such as clip-l14@336+dinov2-l14@336.")
+    str,
+    typer.Option("--encoder", metavar="NAME", help="Name of the representation, such as clip-l14@336+dinov2-l14@336."),
 ]
-PairsFolder = Annotated[Path, typer.Option("--pairs", metavar="DIR", help="Image pairs in SPair-71k's layout.")]
-Split = Annotated[str, typer.Option(help="Folder in PairAnnotation.")]
-Registry = Annotated[list[Path] | None, typer.Option("--registry", help="A YAML file with encoders of your own.")]
-Layer = Annotated[int | None, typer.Option(help="Of encoders whose name says none, e.g. -1; default: their own.")]
-Checkpoint = Annotated[Path, typer.Option("--checkpoint", metavar="DIR", help="Result of stage 1.")]
+PairsFolder = Annotated[
+    Path, typer.Option("--pairs", metavar="DIR", help="Folder of image pairs in the layout of SPair-71k.")
+]
+Split = Annotated[str, typer.Option(help="Split of the pairs, a folder in PairAnnotation.")]
+Registry = Annotated[
+    list[Path] | None, typer.Option("--registry", help="A YAML file with further encoders; may be repeated.")
+]
+Layer = Annotated[
+    int | None, typer.Option(help="Layer of encoders whose name gives none, such as -1; default: as registered.")
+]
+Checkpoint = Annotated[Path, typer.Option("--checkpoint", metavar="DIR", help="Checkpoint of stage 1.")]
 Data = Annotated[Path, typer.Option("--data", metavar="FILE", help="Manifest with captions, .parquet or .json.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the manifest's images; default: its own.")]
-Samples = Annotated[int, typer.Option(min=1, help="Captioned images to measure on.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the choice of samples.")]
-Template = Annotated[str, typer.Option(help="By which stage 1 was trained.")]
-Longest = Annotated[int, typer.Option(min=2, help="Positions after which a sample is cut.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time; the score does not depend on it.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if there is one.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images; default: that of the manifest.")]
+Samples = Annotated[int, typer.Option(min=1, help="Number of captioned images to measure on.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the choice of samples.")]
+Template = Annotated[str, typer.Option(help="Template that stage 1 was trained with.")]
+Longest = Annotated[int, typer.Option(min=2, help="Number of positions after which a sample is cut.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of images at a time; the score does not depend on it.")]
+Device = Annotated[str | None, typer.Option(help="Device: cpu, cuda or cuda:1; default: a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the encoders: float32, bfloat16 or float16.")]
 
 
@@ -45,13 +54,13 @@ def correspondence(
     split: Split = "test",
     registry: Registry = None,
     layer: Layer = None,
-    decode: Annotated[str, typer.Option(help="argmax, or soft: softmax around the best cell.")] = "argmax",
+    decode: Annotated[str, typer.Option(help="Decoding: argmax, or soft, a softmax around the best cell.")] = "argmax",
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Correspondence: per-image PCK@0.10 on exactly what the connector receives."""
+    """Measure correspondence: per-image PCK@0.10 on exactly what the connector receives."""
     from acsearch.scores.correspondence import DECODES
     from acsearch.scores.extract import measure
     from acsearch.scores.pairs import read_pairs
@@ -82,7 +91,7 @@ def correspondence_compat(
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Correspondence as the AC law's authors compute it, to compare with what they published."""
+    """Measure correspondence as the authors of the AC law do, to compare with their published numbers."""
     from acsearch.scores.extract import measure_compat
     from acsearch.scores.pairs import read_pairs
     from trainers.encoders import load_registry
@@ -102,7 +111,7 @@ def correspondence_compat(
 
 
 def _likelihood(definition: str) -> Callable[..., None]:
-    """The command of A_ll, or of A_ll_train: the same measured on other data."""
+    """The command of A_ll or of A_ll_train, which are the same measurement on different data."""
 
     def command(
         checkpoint: Checkpoint,
@@ -117,14 +126,10 @@ def _likelihood(definition: str) -> Callable[..., None]:
         as_json: Json = False,
     ) -> None:
         from acsearch.scores.alignment import alignment_ll
-        from acsearch.scores.stage1 import caption_batches, choose
-        from trainers.data.manifest import read_manifest
-        from trainers.model.loading import load_model
+        from acsearch.scores.stage1 import caption_batches
 
         began = time.perf_counter()
-        manifest = read_manifest(data, images)
-        model = load_model(checkpoint, _device(device))
-        chosen = choose(manifest, samples, seed)
+        manifest, chosen, (model,) = _open([checkpoint], data, images, samples, seed, device)
         batches = caption_batches(model, manifest, chosen, template=template, longest=longest, batch_size=batch_size)
         result = alignment_ll(model, batches)
         seconds = time.perf_counter() - began
@@ -143,10 +148,10 @@ def _likelihood(definition: str) -> Callable[..., None]:
     return command
 
 
-app.command("A_ll", help="Alignment: log-likelihood per token of captions that stage 1 was not trained on.")(
+app.command("A_ll", help="Measure alignment: log-likelihood per token of captions that stage 1 was not trained on.")(
     _likelihood("A_ll")
 )
-app.command("A_ll_train", help="Alignment as in the paper: of captions of the data that stage 1 was trained on.")(
+app.command("A_ll_train", help="Measure alignment as in the paper: the same, of captions that stage 1 was trained on.")(
     _likelihood("A_ll_train")
 )
 
@@ -156,7 +161,7 @@ def cosine(
     checkpoint: Checkpoint,
     data: Data,
     reference: Annotated[
-        list[Path], typer.Option(metavar="DIR", help="Result of stage 1 of a reference; give it once for each.")
+        list[Path], typer.Option(metavar="DIR", help="Checkpoint of stage 1 of a reference model; repeat it for each.")
     ],
     images: Images = None,
     samples: Samples = 100,
@@ -165,19 +170,13 @@ def cosine(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Alignment: cosine of projected tokens to those of reference models; in the paper CLIP at 224 and 336 pixels."""
+    """Measure alignment: cosine of projected tokens to those of reference models, in the paper CLIP at 224 and 336."""
     from acsearch.scores.alignment import alignment_cos
-    from acsearch.scores.stage1 import choose
     from acsearch.scores.stage1 import images as read_images
-    from trainers.data.manifest import read_manifest
-    from trainers.model.loading import load_model
 
     began = time.perf_counter()
-    manifest = read_manifest(data, images)
-    place = _device(device)
-    model, *references = (load_model(folder, place) for folder in (checkpoint, *reference))
-    shown = read_images(manifest, choose(manifest, samples, seed))
-    result = alignment_cos(model, references, shown, batch_size=batch_size)
+    manifest, chosen, (model, *references) = _open([checkpoint, *reference], data, images, samples, seed, device)
+    result = alignment_cos(model, references, read_images(manifest, chosen), batch_size=batch_size)
     seconds = time.perf_counter() - began
     about = {"checkpoint": str(checkpoint), "references": [str(one) for one in reference], "data": str(data)}
     if as_json:
@@ -186,6 +185,20 @@ def cosine(
     rows = [(str(folder), f"{one:.4f}") for folder, one in zip(reference, result.by_reference, strict=True)]
     _show("A_cos", str(checkpoint), [("A_cos", f"{result.value:.4f}"), *rows], ("", "cosine"))
     typer.echo(f"\n{result.images} images, {seconds:.1f} s")
+
+
+def _open(
+    checkpoints: Sequence[Path], data: Path, images: Path | None, samples: int, seed: int, device: str | None
+) -> tuple[Manifest, list[int], list[MultimodalModel]]:
+    """A manifest, the samples to measure on, and the models of stage-1 checkpoints on a device."""
+    from acsearch.scores.stage1 import choose
+    from trainers.data.manifest import read_manifest
+    from trainers.model.loading import load_model
+
+    manifest = read_manifest(data, images)
+    place = _device(device)
+    models = [load_model(folder, place) for folder in checkpoints]
+    return manifest, choose(manifest, samples, seed), models
 
 
 def _representation(name: str, layer: int | None) -> Representation:
@@ -249,7 +262,7 @@ def _show_correspondence(
 
 
 def _show(definition: str, title: str, rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> None:
-    """A table whose first row is the score itself."""
+    """Print a table whose first row is the score itself."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -268,7 +281,7 @@ def _show(definition: str, title: str, rows: Sequence[tuple[str, ...]], columns:
 
 
 def _print(definition: str, about: dict[str, Any], value: float, numbers: dict[str, Any], seconds: float) -> None:
-    """JSON: which score this is, of what, its value and unit, all numbers, and what it cost."""
+    """Print as JSON which score this is, of what, its value and unit, all its numbers, and the time it took."""
     from acsearch.scores import SCORES
 
     score = SCORES[definition]

@@ -160,7 +160,7 @@ def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -
 def show(name: NameArgument, storage: Storage = None, as_json: Json = False) -> None:
     """The recommendation of a study."""
     from acsearch.cli import console
-    from acsearch.reporting.report import headline, ranking
+    from acsearch.reporting.summary import headline, ranking
 
     snapshot = open_study(Home(storage), name).snapshot()
     if not as_json:

@@ -1,1 +1,1 @@
-"""Files and settings become typed values here, strictly: study files, table files, priors, settings."""
+"""Strict reading of study files, table files, priors and settings into typed values."""

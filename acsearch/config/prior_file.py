@@ -9,9 +9,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from acsearch.config.table_file import (
-    exists_as,
-)
+from acsearch.config.table_file import exists_as
 from acsearch.law.features import FULL, parse_terms
 from acsearch.law.prior import Prior
 from trainers.errors import ConfigError
@@ -21,7 +19,7 @@ Size = Annotated[float, Field(ge=1e-4, le=1000)]  # in units of a benchmark's sc
 
 
 class PriorFile(StrictModel, strict=True):
-    """A prior of the Bayesian law; see `acsearch.law.prior.Prior`."""
+    """The keys of a prior's YAML file; `acsearch.law.prior.Prior` says what they mean."""
 
     provenance: str = Field(min_length=1)
     alignment: list[str] = Field(min_length=1)
@@ -62,7 +60,14 @@ def priors() -> dict[str, Path]:
 
 
 def load_prior(prior: str) -> Prior:
-    """Read a prior by the name of a shipped one or from a YAML file. Raises ConfigError."""
+    """Read a prior.
+
+    Args:
+        prior: Name of a prior that ships with acsearch, or path of a YAML file.
+
+    Raises:
+        ConfigError: there is no such prior, or the file is not one.
+    """
     path = priors().get(prior, Path(prior))
     if not exists_as(Path.is_file, path):
         raise ConfigError(f"no prior {prior!r}: neither a file that exists nor one of {', '.join(priors())}")
@@ -87,7 +92,15 @@ def load_prior(prior: str) -> Prior:
 
 
 def write_prior(path: Path, prior: Prior) -> None:
-    """Write a prior that `load_prior` reads back. Raises ConfigError when it would not, or cannot be written."""
+    """Write a prior as a YAML file that `load_prior` reads.
+
+    Args:
+        path: The file, which must not exist.
+        prior: The prior.
+
+    Raises:
+        ConfigError: the file exists or cannot be written, or a value of the prior is out of range.
+    """
     data = {
         "provenance": prior.provenance,
         "alignment": list(prior.alignment),

@@ -1,7 +1,7 @@
-"""Where things are, said once: by the environment, or in a file `acsearch.toml`.
+"""Settings: where studies, data and services are, from the environment or a file `acsearch.toml`.
 
-A command's options count first, then environment variables (ACSEARCH_HOME for `home` and so on; MLFLOW_TRACKING_URI for
-`tracking` as well), then the file, then the defaults. The file is $ACSEARCH_SETTINGS, or acsearch.toml in the current
+The options of a command come first, then environment variables (ACSEARCH_HOME for `home` and so on; for `tracking` also
+MLFLOW_TRACKING_URI), then the file, then the defaults. The file is $ACSEARCH_SETTINGS, or acsearch.toml in the current
 folder. Relative paths are relative to the current folder, wherever they are given.
 """
 
@@ -27,25 +27,27 @@ _VARIABLES = {"tracking": (f"{_PREFIX}TRACKING", "MLFLOW_TRACKING_URI")}
 
 
 class _Keys(StrictModel, strict=True, hide_input_in_errors=True):
-    """What can be set, as the file has it. None: the default, which depends on `home`."""
+    """The keys of the settings file. None stands for a default that depends on `home`."""
 
-    home: str = Field("acsearch-runs", min_length=1, description="the folder of all that is made here")
-    storage: str | None = Field(None, description="Optuna's storage, as an SQLAlchemy URL")
-    tracking: str | None = Field(None, description="MLflow's tracking URI")
-    work: str | None = Field(None, description="the work store, such as s3://bucket/prefix")
-    data: str | None = Field(None, description="where data folders are that are not beside their study file")
-    lease_seconds: float | None = Field(None, gt=0, description="after which work that nobody renews is free")
+    home: str = Field("acsearch-runs", min_length=1, description="folder of everything that acsearch writes")
+    storage: str | None = Field(None, description="storage of Optuna, an SQLAlchemy URL")
+    tracking: str | None = Field(None, description="tracking URI of MLflow")
+    work: str | None = Field(None, description="work store, such as s3://bucket/prefix")
+    data: str | None = Field(None, description="folder of data folders that are not beside their study file")
+    lease_seconds: float | None = Field(
+        None, gt=0, description="seconds after which a lease that is not renewed lapses"
+    )
 
     @field_validator("work")
     @classmethod
     def _no_credentials(cls, work: str | None) -> str | None:
-        if work is not None and re.search(r"://.*:.*@", work):  # it is kept with jobs and checkpoints
+        if work is not None and re.search(r"://.*:.*@", work):  # the address is stored with jobs and checkpoints
             raise ValueError("no credentials in the address; give them as AWS_ACCESS_KEY_ID and the like")
         return work
 
 
 class Settings(BaseSettings, _Keys):
-    """All of them, from everywhere. Raises ValidationError."""
+    """All settings, from the environment and the given values of the file."""
 
     model_config = SettingsConfigDict(
         strict=False, env_prefix=_PREFIX, env_ignore_empty=True, populate_by_name=True, hide_input_in_errors=True
@@ -62,11 +64,16 @@ class Settings(BaseSettings, _Keys):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings  # what we are called with is the file
+        """The environment comes before the values that the constructor is given, which are those of the file."""
+        return env_settings, init_settings
 
 
 def settings() -> Settings:
-    """What counts now. Raises ConfigError."""
+    """The settings that apply now.
+
+    Raises:
+        ConfigError: the file or an environment variable is wrong; the message names it.
+    """
     path = file()
     try:
         return Settings(**({} if path is None else read(path)))
@@ -78,7 +85,11 @@ def settings() -> Settings:
 
 
 def file() -> Path | None:
-    """The settings file, absolute; None for none. Raises ConfigError where one is named that is not there."""
+    """The absolute path of the settings file, None where there is none.
+
+    Raises:
+        ConfigError: $ACSEARCH_SETTINGS names a file that does not exist.
+    """
     named = os.environ.get(f"{_PREFIX}SETTINGS")
     path = Path(named or FILE).absolute()
     if path.is_file():
@@ -88,9 +99,13 @@ def file() -> Path | None:
     return None
 
 
-@functools.cache  # so that a process, which may run for weeks, keeps to what it began with
+@functools.cache  # a process may run for weeks, and keeps the settings that it started with
 def read(path: Path) -> dict[str, Any]:
-    """What a settings file gives. Raises ConfigError."""
+    """Read the keys that a settings file gives.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or has an unknown key or a wrong value.
+    """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -108,18 +123,18 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _reason(problem: Any) -> str:
-    """Without what was given, which may be a password."""
+    """The message of a validation error, without the value given, which may be a password."""
     return str(problem["ctx"]["error"]) if problem["type"] == "value_error" else str(problem["msg"])
 
 
 def environment() -> dict[str, str]:
-    """The settings that the file gives, as variables, for processes that may not see it."""
+    """The present settings as environment variables, for processes that may not see the settings file."""
     found = settings()
     names = {key: _VARIABLES.get(key, (f"{_PREFIX}{key.upper()}",))[0] for key in _Keys.model_fields}
     return {name: str(value) for key, name in names.items() if (value := getattr(found, key)) is not None}
 
 
 def given_by_environment() -> list[str]:
-    """Variables that say something here."""
+    """Names of the environment variables that give a setting."""
     names = [name for key in _Keys.model_fields for name in _VARIABLES.get(key, (f"{_PREFIX}{key.upper()}",))]
     return [name for name in names if os.environ.get(name)]

@@ -1,7 +1,7 @@
-"""Files become typed values here, strictly: an unknown key is an error that names the nearest known one.
+"""Study files, read strictly: an unknown key is an error that names the nearest known one.
 
-Three kinds are read: study files (`study.yaml`), the metadata of recorded tables, and priors. Paths inside a
-file are relative to the file. A table or study may also be given by the name of one that ships with acsearch.
+Paths inside a file are relative to the file. A table, study or prior may also be given by the name of one that ships
+with acsearch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from acsearch.config.prior_file import load_prior, priors
-from acsearch.config.table_file import (
-    FileName,
-    Name,
-    load_table,
-    locate,
-    shipped,
-)
+from acsearch.config.table_file import FileName, Name, load_table, locate, shipped
 from acsearch.config.training import TrainingConfig
 from acsearch.law.prior import Prior
 from acsearch.tables.table import BenchmarkScale, Table, TableMetadata
@@ -29,7 +23,18 @@ from trainers.utils.strict_yaml import StrictModel, first_problem, read_yaml
 
 
 class StudyFile(StrictModel, strict=True):
-    """`study.yaml`: what is searched, and how. Finetunes are looked up in a table, or are done."""
+    """The keys of `study.yaml`.
+
+    Attributes:
+        name: Name of the study.
+        title: Title for reports.
+        table: The recorded table that finetunes are looked up in; either this or `training` is given.
+        training: How candidates are scored, finetuned and evaluated.
+        policy: The policy that proposes candidates.
+        prior: The prior of the Bayesian law.
+        objective: `mean` for the mean of all benchmarks, or the name of one.
+        seed: Seed of the search.
+    """
 
     name: Name
     title: str = ""
@@ -49,8 +54,12 @@ class StudyFile(StrictModel, strict=True):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a study's candidates come from. table: a recorded table's name or path.  study: a study file's, whose
-    `training` part says how they are trained. One of the two."""
+    """Where the candidates of a study come from; one of the two is given.
+
+    Attributes:
+        table: Name or path of a recorded table.
+        study: Name or path of a study file whose `training` part says how candidates are trained.
+    """
 
     table: str | None = None
     study: str | None = None
@@ -58,8 +67,15 @@ class Source:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study file with what it names. table: of candidates; their scores, A and C are NaN where they are yet to be
-    found.  In `file`, table and prior are absolute paths or names of shipped ones.  path: of the study file."""
+    """A study file with the table and prior that it names.
+
+    Attributes:
+        file: The study file; its table and prior are absolute paths, or names of those that ship with acsearch.
+        table: The candidates; scores, A and C are NaN where they have to be measured.
+        prior: The prior of the Bayesian law.
+        source: Where the candidates come from.
+        path: Path of the study file.
+    """
 
     file: StudyFile
     table: Table
@@ -69,7 +85,15 @@ class StudyConfig:
 
 
 def load_study(study: str) -> StudyConfig:
-    """Read a study from a folder, a `study.yaml`, or by the name of a shipped one. Raises ConfigError, TableError."""
+    """Read a study file, its table and its prior.
+
+    Args:
+        study: A `study.yaml`, a folder that holds one, or the name of a study that ships with acsearch.
+
+    Raises:
+        ConfigError: there is no such study, or it cannot be used.
+        TableError: its table cannot be used.
+    """
     path = locate(study, "study.yaml", "study")
     file = read_yaml(path, StudyFile)
     prior = file.prior if file.prior in priors() else _absolute(file.prior, path, priors())
@@ -84,7 +108,12 @@ def load_study(study: str) -> StudyConfig:
 
 
 def load_source(source: Source) -> Table:
-    """The candidates of a study. Raises ConfigError, TableError."""
+    """Read the candidates of a study.
+
+    Raises:
+        ConfigError: the study file cannot be used.
+        TableError: the table cannot be used.
+    """
     if source.table is not None:
         return load_table(source.table)
     assert source.study is not None
@@ -92,7 +121,11 @@ def load_source(source: Source) -> Table:
 
 
 def blank_table(file: StudyFile, training: TrainingConfig) -> Table:
-    """Candidates that are yet to be scored and finetuned, on benchmarks of known scales. Raises ConfigError."""
+    """The table of a study that trains: all candidates and benchmarks, with NaN for every value.
+
+    Raises:
+        ConfigError: a benchmark is unknown.
+    """
     from evals.benchmarks import benchmark  # here, because only studies that train need it
 
     scales = tuple(BenchmarkScale(name, (one := benchmark(name)).floor, one.ceiling) for name in training.benchmarks)
@@ -109,13 +142,21 @@ def blank_table(file: StudyFile, training: TrainingConfig) -> Table:
 
 
 def _absolute(given: str, file: Path, known: dict[str, Path]) -> str:
-    """A path in a file, from wherever it is looked at: absolute, or the name of what is shipped there."""
+    """A path that is given in a file, as an absolute path, or as the name of what ships with acsearch."""
     path = Path(os.path.realpath(file.parent / given))
     return next((name for name, place in known.items() if place.resolve() == path), str(path))
 
 
 def update(file: StudyFile, **changes: object) -> StudyFile:
-    """The same study with what the command line gives instead. Raises ConfigError."""
+    """Replace keys of a study file by options of the command line.
+
+    Args:
+        file: The study file.
+        **changes: New values by key; None keeps the old value.
+
+    Raises:
+        ConfigError: a new value is not allowed.
+    """
     given = {key: value for key, value in changes.items() if value is not None}
     try:
         return StudyFile.model_validate(file.model_dump() | given)

@@ -1,4 +1,4 @@
-"""Recorded tables as files: a CSV, and a YAML beside it that says what its columns mean."""
+"""Recorded tables as files: a CSV, and a YAML file beside it that says what its columns mean."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ Points = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class BenchmarkScaleFile(StrictModel, strict=True):
+    """Floor and ceiling of a benchmark in the YAML file of a table; see `acsearch.tables.table.BenchmarkScale`."""
+
     floor: Points
     ceiling: Points
 
@@ -34,7 +36,7 @@ class BenchmarkScaleFile(StrictModel, strict=True):
 
 
 class TableFile(StrictModel, strict=True):
-    """The YAML beside a recorded table."""
+    """The keys of the YAML file beside a table; see `acsearch.tables.table.TableMetadata`."""
 
     title: str = ""
     source: str = UNSTATED
@@ -45,13 +47,28 @@ class TableFile(StrictModel, strict=True):
 
 
 def shipped(kind: str) -> dict[str, Path]:
-    """What acsearch's own `studies` package holds of this file, by its folder: "law_v1", "micro/truth"."""
+    """Find files in the package `studies`, which ships with acsearch.
+
+    Args:
+        kind: Name of the file, such as `table.csv`.
+
+    Returns:
+        Paths by the name of their folder, such as "law_v1" or "micro/truth".
+    """
     root = Path(str(resources.files("studies")))
     return {path.parent.relative_to(root).as_posix(): path for path in sorted(root.rglob(kind))}
 
 
 def load_table(table: str) -> Table:
-    """Read a table from a CSV file, a folder with a `table.csv`, or by the name of a shipped one. Raises TableError."""
+    """Read a recorded table.
+
+    Args:
+        table: A CSV file, a folder with a `table.csv`, or the name of a table that ships with acsearch.
+
+    Raises:
+        TableError: there is no such table, or it cannot be used.
+        ConfigError: the YAML file beside it is wrong.
+    """
     path = locate(table, "table.csv", "table")
     metadata_path = path.with_suffix(".yaml")
     alone = path.resolve().parent.name if path.name == "table.csv" else path.name
@@ -67,6 +84,17 @@ def load_table(table: str) -> Table:
 
 
 def locate(given: str, file_name: str, what: str) -> Path:
+    """Find the file of a table or study.
+
+    Args:
+        given: A file, a folder that holds it, or the name of one that ships with acsearch.
+        file_name: Name of the file in a folder.
+        what: `table` or `study`, for error messages.
+
+    Raises:
+        TableError: there is no such table.
+        ConfigError: there is no such study.
+    """
     known = shipped(file_name)
     if given in known:
         return known[given]
@@ -82,7 +110,12 @@ def locate(given: str, file_name: str, what: str) -> Path:
 
 
 def exists_as(kind: Callable[[Path], bool], path: Path) -> bool:
-    """`path.is_file()` or `path.is_dir()`, where a path that cannot exist (a name too long) is not one either."""
+    """Like `path.is_file()` or `path.is_dir()`, but False for a path that cannot exist, for instance too long a name.
+
+    Args:
+        kind: `Path.is_file` or `Path.is_dir`.
+        path: The path.
+    """
     try:
         return kind(path)
     except OSError:

@@ -1,7 +1,8 @@
 """The `training` part of a study file: the candidates, and how each is scored, finetuned and evaluated.
 
-Names of files are relative to the data folder: what `prepare` makes, or `data`, which is beside the study file or below
-$ACSEARCH_DATA. `llm` and `encoders` are relative to the study file; an `llm` that is no folder there is a hub id.
+Names of files are relative to the data folder: the one that `prepare` makes, or `data`, which is beside the study file
+or below $ACSEARCH_DATA. `llm` and `encoders` are relative to the study file; an `llm` that is no folder there is a hub
+id.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ _Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 
 
 class Prepare(StrictModel):
-    """Data that is made, not downloaded. call: "module:function", called with a folder, seed and sizes."""
+    """How data is generated, where it is not downloaded.
+
+    Attributes:
+        call: "module:function", which is called with a folder, the seed and the sizes.
+        seed: Seed of the data.
+        sizes: Numbers of samples, by the argument's name.
+    """
 
     call: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     seed: Seed = 0
@@ -29,7 +36,14 @@ class Prepare(StrictModel):
 
 
 class Alignment(StrictModel):
-    """A. data: a manifest of captions.  references: representations that A_cos compares with."""
+    """How alignment A is measured.
+
+    Attributes:
+        definition: The definition of the score.
+        data: A manifest of captions.
+        samples: Number of captions or images.
+        references: The representations that A_cos compares with; empty for the other definitions.
+    """
 
     definition: Literal["A_ll", "A_ll_train", "A_cos"] = "A_ll"
     data: _Name
@@ -44,7 +58,13 @@ class Alignment(StrictModel):
 
 
 class Correspondence(StrictModel):
-    """C. pairs: a folder in SPair-71k's layout."""
+    """How correspondence C is measured.
+
+    Attributes:
+        definition: The definition of the score.
+        pairs: A folder in the layout of SPair-71k.
+        decode: The decoding of similarities.
+    """
 
     definition: Literal["C", "C_compat"] = "C"
     pairs: _Name
@@ -52,7 +72,13 @@ class Correspondence(StrictModel):
 
 
 class Evaluation(StrictModel):
-    """limit: samples of each benchmark.  data: local copies of benchmarks' data sets, by benchmark."""
+    """How trained models are evaluated.
+
+    Attributes:
+        batch_size: Samples at a time.
+        limit: Samples of each benchmark; None for all.
+        data: By benchmark, a local copy of its data set.
+    """
 
     batch_size: int = Field(default=32, ge=1)
     limit: int | None = Field(default=None, ge=2)
@@ -60,9 +86,15 @@ class Evaluation(StrictModel):
 
 
 class Hardware(StrictModel):
-    """What a plan reckons with; without it, with this machine. tflops: dense bf16 peak of one GPU.
+    """The hardware that `acsearch study plan` calculates for; without it, it calculates for this machine.
 
-    utilisation: the share of it that training reaches.  kind: what there are `gpus` of.
+    Attributes:
+        name: Name of the device, for the output.
+        kind: Kind of the devices that `gpus` counts.
+        gpus: Number of devices.
+        tflops: Dense bf16 peak of one device, in TFLOP/s.
+        memory_gb: Memory of one device, in GB.
+        utilisation: Share of the peak that training reaches.
     """
 
     name: str
@@ -74,9 +106,19 @@ class Hardware(StrictModel):
 
 
 class SlurmOptions(StrictModel):
-    """A job of `--engine slurm`. gpus, cpus, memory_gb: of a node.  notice: seconds before the end at which it is told.
+    """The jobs of `--engine slurm`.
 
-    setup: shell lines before the command, such as `module load`.  options: further ones of sbatch, `{qos: high}`.
+    Attributes:
+        partition: Slurm's partition.
+        account: Slurm's account.
+        nodes: Number of nodes.
+        gpus: GPUs of each node.
+        cpus: CPUs of each node.
+        memory_gb: Memory of each node, in GB.
+        minutes: Time limit.
+        notice: Seconds before the time limit at which the job is signalled to stop.
+        setup: Shell lines to run before the command, such as `module load`.
+        options: Further options of sbatch, such as `{qos: high}`.
     """
 
     partition: str | None = None
@@ -92,9 +134,29 @@ class SlurmOptions(StrictModel):
 
 
 class TrainingConfig(StrictModel):
-    """connector: of candidates that name none.  processes: of one training run, for instance one per GPU.
+    """The `training` part of a study file.
 
-    parallel: candidates scored at a time. They share the machine's cores; for tiny models, that use two of them badly.
+    Attributes:
+        candidates: Names of the vision representations.
+        encoders: YAML files with encoders that are not in the registry.
+        connector: Connector of candidates whose name gives none.
+        resize: How images are fitted to an encoder's square.
+        llm: The language model, a hub id or a folder.
+        template: Template of the prompts.
+        prepare: How data is generated; either this or `data` is given.
+        data: Folder of the data.
+        alignment: How A is measured.
+        correspondence: How C is measured; None for a study without C.
+        align: Stage 1, in which the connector is trained.
+        finetune: Stage 2, the finetune.
+        benchmarks: Names of the benchmarks.
+        evaluation: How trained models are evaluated.
+        processes: Processes of one training run, for instance one for each GPU.
+        parallel: Candidates that are scored at the same time. They share the cores of the machine, which helps tiny
+            models that make poor use of several cores.
+        hardware: The hardware that a plan calculates for.
+        slurm: The jobs of `--engine slurm`.
+        seed: Seed of training.
     """
 
     candidates: tuple[str, ...] = Field(min_length=2)
@@ -134,24 +196,33 @@ class TrainingConfig(StrictModel):
 
     @property
     def default_connector(self) -> ConnectorChoice:
+        """The connector of candidates whose name gives none."""
         return parse(f"any@1|{self.connector}").connector
 
     @property
     def representations(self) -> tuple[Representation, ...]:
+        """The candidates, parsed."""
         return tuple(parse(name, self.default_connector) for name in self.candidates)
 
     @property
     def references(self) -> tuple[Representation, ...]:
-        """What A_cos compares with."""
+        """The representations that A_cos compares with, parsed."""
         return tuple(parse(name, self.default_connector) for name in self.alignment.references)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Canonical, the study's connector left out."""
+        """Canonical names of the candidates, which leave out the connector of the study."""
         return tuple(one.name(self.default_connector) for one in self.representations)
 
     def data_folder(self, home: Path) -> Path | None:
-        """The data, beside the study file or below $ACSEARCH_DATA; None where it is not there, or has to be made."""
+        """Find the data folder.
+
+        Args:
+            home: Folder of the study file.
+
+        Returns:
+            The folder beside the study file or below $ACSEARCH_DATA; None where there is none, or `prepare` makes it.
+        """
         if self.data is None:
             return None
         from acsearch.config.settings import settings
@@ -161,7 +232,7 @@ class TrainingConfig(StrictModel):
 
     @property
     def digest(self) -> str:
-        """sha256 of all that the study's numbers depend on."""
+        """SHA-256 of everything that the numbers of the study depend on."""
         return hashlib.sha256(
             self.model_dump_json(exclude={"processes", "parallel", "hardware", "slurm"}).encode()
         ).hexdigest()

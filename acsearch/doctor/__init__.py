@@ -1,1 +1,1 @@
-"""`acsearch doctor`: what stands in the way of a study on this machine, and what to do about it."""
+"""`acsearch doctor`: checks that everything a study needs works on this machine, and says what to do where not."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from acsearch.doctor.finding import LIMIT, Check, Finding, within
-from acsearch.doctor.machine import (
-    folder,
-    gpu,
-    packages,
-    python,
-    settings,
-    slurm,
-    torch,
-)
+from acsearch.doctor.machine import folder, gpu, packages, python, settings, slurm, torch
 from acsearch.storage.home import Home
 from trainers.utils.progress import Reporter
 
 
 def examine(home: Home, report: Reporter = lambda what: None) -> list[Finding]:
-    """All checks, one after the other. report: is told what is being looked at."""
+    """Run all checks, one after the other.
+
+    Args:
+        home: Where studies are.
+        report: Called with the name of each check before it runs.
+    """
     from acsearch.doctor import services
 
     checks: dict[str, Check] = {"python": python, "packages": packages, "torch": torch, "GPU": gpu, "Slurm": slurm}

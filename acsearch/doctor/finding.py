@@ -1,4 +1,4 @@
-"""What a check of `acsearch doctor` finds, and how one is run."""
+"""The result of a check of `acsearch doctor`, and how a check is run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from acsearch.redaction import without_secrets
 from acsearch.storage.home import Home
 from trainers.errors import AcsearchError, first_line
 
-LIMIT = 20.0  # seconds for a check; what it waits for has shorter limits of its own
+LIMIT = 60.0  # seconds for a check, which may import torch from a slow disk; its requests have shorter limits
 
 
 @dataclass(frozen=True)
 class Finding:
-    """state: warn for what works but should be looked at.  found: in a line.  todo: "" where nothing has to be done."""
+    """What a check found.
+
+    Attributes:
+        what: Name of the thing that was checked.
+        state: `warn` for something that works but needs attention.
+        found: One line.
+        todo: What the user should do; empty where there is nothing to do.
+    """
 
     what: str
     state: Literal["ok", "warn", "fail"]
@@ -28,18 +35,25 @@ Check = Callable[[Home], list[Finding]]
 
 
 def within(seconds: float, what: str, check: Check, home: Home) -> list[Finding]:
-    """What a check finds. Whatever goes wrong in it is a finding, and so is that it takes too long."""
+    """Run a check with a time limit. An exception or a timeout of the check is a finding too.
+
+    Args:
+        seconds: The time limit.
+        what: Name of the check.
+        check: The check.
+        home: Where studies are.
+    """
     found: list[Finding] = []
 
     def run() -> None:
         try:
             found.extend(check(home))
         except AcsearchError as error:
-            found.append(Finding(what, "fail", str(error), "mend what it names"))
+            found.append(Finding(what, "fail", str(error), "fix what it names"))
         except Exception as error:
             found.append(Finding(what, "fail", first_line(error), "acsearch did not foresee this; please report it"))
 
-    thread = threading.Thread(target=run, daemon=True)  # which may hang for ever, and not keep us from ending
+    thread = threading.Thread(target=run, daemon=True)  # a daemon, because a check may hang for ever
     thread.start()
     thread.join(seconds)
     late = [] if found else [Finding(what, "fail", f"no answer within {seconds:g} s", "see whether it is overloaded")]

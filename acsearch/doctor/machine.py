@@ -1,7 +1,7 @@
-"""Whether all that a study needs is there and works: tried out, not believed, and with what to do where it does not.
+"""The checks of `acsearch doctor` for this machine: settings, folder, packages, GPU and Slurm.
 
-A check is a function that returns what it found. Each has a time limit, since what is asked may never answer. This file
-has the checks of this machine; `acsearch.doctor.services` has those of databases, MLflow and the store.
+A check is a function that returns its findings; it tries things out where it can. `acsearch.doctor.services` has the
+checks of the database, MLflow and the work store.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import acsearch
-from acsearch.doctor.finding import LIMIT, Finding
+from acsearch.doctor.finding import Finding
 from acsearch.redaction import holds_secret
 from acsearch.storage.home import Home
 from trainers.errors import ConfigError, first_line
 
-_LITTLE = 5e9  # bytes of free disk
-# file systems that several machines share, where SQLite's locks cannot be relied on
+_LOW_DISK = 5e9  # bytes
+_TIMEOUT = 5  # seconds that a program has to answer
+# network file systems, on which the locks of SQLite are not reliable
 _SHARED = r"nfs\d*|cifs|smb\w*|lustre|beegfs\w*|gpfs|ceph|glusterfs|panfs|wekafs|fuse\.(sshfs|glusterfs|juicefs|s3fs)"
 
 
@@ -34,12 +35,13 @@ _SHARED = r"nfs\d*|cifs|smb\w*|lustre|beegfs\w*|gpfs|ceph|glusterfs|panfs|wekafs
 
 
 def settings(home: Home) -> list[Finding]:
+    """Whether the settings can be read, and a file with a password cannot be read by other users."""
     from acsearch.config.settings import file, given_by_environment, read
 
     try:
         path, _ = file(), home.settings
     except ConfigError as error:
-        return [Finding("settings", "fail", str(error), "mend the file or the variable that it names")]
+        return [Finding("settings", "fail", str(error), "fix the file or the variable that it names")]
     variables = ", ".join(given_by_environment())
     found = f"{path or 'no settings file'}; {f'from the environment: {variables}' if variables else 'no variables'}"
     if (
@@ -52,6 +54,7 @@ def settings(home: Home) -> list[Finding]:
 
 
 def folder(home: Home) -> list[Finding]:
+    """Whether the folder of acsearch can be written, has space, and supports the locks of SQLite."""
     path = home.folder.absolute()
     place = next(one for one in (path, *path.parents) if os.path.lexists(one))
     try:
@@ -66,13 +69,13 @@ def folder(home: Home) -> list[Finding]:
     if re.fullmatch(_SHARED, kind) and any(one.startswith("sqlite") for one in (home.storage_url, home.tracking_uri)):
         todo = "use a local disk, or PostgreSQL and an MLflow server (docker/README.md)"
         return [Finding("home", "warn", f"{found}; on {kind}, where SQLite's locks may not hold", todo)]
-    if free < _LITTLE:
-        return [Finding("home", "warn", found, "make room; acsearch study plan says how much a study needs")]
+    if free < _LOW_DISK:
+        return [Finding("home", "warn", found, "free some space; acsearch study plan says how much a study needs")]
     return [Finding("home", "ok", found)]
 
 
 def file_system(path: Path) -> str:
-    """The kind that a folder lies on, "" where this machine does not say."""
+    """The type of the file system that a folder is on, such as `ext4`; empty where it is not known."""
     try:
         lines = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
@@ -86,6 +89,7 @@ def file_system(path: Path) -> str:
 
 
 def python(home: Home) -> list[Finding]:
+    """Whether the version of Python is one that acsearch supports."""
     wanted = importlib.metadata.metadata("acsearch")["Requires-Python"]
     version = platform.python_version()
     if version not in SpecifierSet(wanted, prereleases=True):
@@ -94,7 +98,7 @@ def python(home: Home) -> list[Finding]:
 
 
 def packages(home: Home) -> list[Finding]:
-    """Those that acsearch requires, at versions that it requires. Those of extras only where they are installed."""
+    """Whether the packages that acsearch requires are installed in fitting versions; those of extras are optional."""
     required = [Requirement(line) for line in importlib.metadata.requires("acsearch") or ()]
     wrong, right = [], 0
     for one in required:
@@ -116,7 +120,7 @@ def packages(home: Home) -> list[Finding]:
 
 
 def _untested() -> list[str]:
-    """Packages at other versions than in constraints.txt, which is there where acsearch runs from its repository."""
+    """Packages in other versions than in constraints.txt, which only exists in the repository of acsearch."""
     try:
         lines = (Path(acsearch.__file__).parents[1] / "constraints.txt").read_text().splitlines()
     except OSError:
@@ -134,7 +138,7 @@ def _untested() -> list[str]:
 
 
 def torch(home: Home) -> list[Finding]:
-    """torchvision requires one exact torch, and a library of its own that fits it."""
+    """Whether torch and torchvision can be imported and fit: torchvision requires one exact version of torch."""
     import torch
 
     torchvision = importlib.import_module("torchvision").__version__
@@ -152,9 +156,10 @@ def torch(home: Home) -> list[Finding]:
 
 
 def gpu(home: Home) -> list[Finding]:
+    """Whether torch can compute on every GPU that there is."""
     import torch
 
-    driver = _ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    driver = _output_lines("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     if not torch.cuda.is_available():
         if driver:
             todo = "install a torch built for CUDA, or a newer driver; python -c 'import torch; torch.cuda.init()' says"
@@ -179,9 +184,13 @@ def gpu(home: Home) -> list[Finding]:
 
 
 def slurm(home: Home) -> list[Finding]:
+    """Whether Slurm is installed, and its controller answers."""
     if shutil.which("sbatch") is None:
         return [Finding("Slurm", "ok", "none here; needed for --engine slurm only")]
-    config, partitions = _ask("scontrol", "show", "config"), _ask("sinfo", "--noheader", "--format=%P %a %D")
+    config, partitions = (
+        _output_lines("scontrol", "show", "config"),
+        _output_lines("sinfo", "--noheader", "--format=%P %a %D"),
+    )
     name = re.search(r"^ClusterName\s*=\s*(\S+)", "\n".join(config), re.MULTILINE)
     if name is None:
         return [Finding("Slurm", "warn", "installed, but its controller does not answer", "scontrol ping says why")]
@@ -191,10 +200,10 @@ def slurm(home: Home) -> list[Finding]:
     return [Finding("Slurm", "ok", f"cluster {name[1]}, partitions: {shown or 'none'}")]
 
 
-def _ask(*command: str) -> list[str]:
-    """The lines that a program prints; none where it is missing, fails or hangs."""
+def _output_lines(*command: str) -> list[str]:
+    """The lines that a program prints; none if it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT / 4)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.strip().splitlines() if done.returncode == 0 else []

@@ -1,6 +1,6 @@
-"""The doctor's checks of what is reached by an address: the studies' storage, MLflow, and the work store.
+"""The checks of `acsearch doctor` for services: the storage of studies, MLflow, and the work store.
 
-Each does there what a study does, in small, and takes it away again.
+Each check writes and reads a little, as a study does, and removes it again.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from acsearch.storage.home import Home
 from acsearch.storage.sqlite import sqlite_file
 from trainers.errors import StoreError, first_line
 
-_ANSWER = 5  # seconds for a server to answer
-_SLOW = 0.25  # seconds of a statement; a study makes hundreds
-_CLOCK = 30.0  # seconds between clocks, beyond which logs of several machines are hard to read
-_S3_CLOCK = 900.0  # beyond which S3 refuses what was signed
-_SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_ANSWER), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+_TIMEOUT = 5  # seconds that a server has to answer
+_SLOW = 0.25  # seconds for a statement; a study makes hundreds
+_CLOCK_SKEW = 30.0  # seconds between clocks; beyond, logs of several machines are hard to read
+_S3_CLOCK_SKEW = 900.0  # seconds between clocks; beyond, S3 refuses signed requests
+_MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_TIMEOUT), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 # -- storage -----------------------------------------------------------------------------------------------------------
 
 
 def storage(home: Home) -> list[Finding]:
+    """Whether the storage of studies can be read and written, and has the tables of the installed Optuna."""
     try:
         path = sqlite_file(home.storage_url, "--storage", "studies")
     except StudyError as error:
@@ -46,11 +47,11 @@ def storage(home: Home) -> list[Finding]:
     if path is not None:
         if not path.exists():
             return [Finding("storage", "ok", f"{path}: SQLite {sqlite3.sqlite_version}, made by the first study")]
-        if problem := _locked(path):
+        if problem := _write_problem(path):
             return [Finding("storage", "fail", f"{path}: {problem}", "see who writes it, and whether you may")]
     import sqlalchemy
 
-    options = {} if path else {"connect_args": {"connect_timeout": _ANSWER}}
+    options = {} if path else {"connect_args": {"connect_timeout": _TIMEOUT}}
     try:
         engine = sqlalchemy.create_engine(home.storage_url, poolclass=sqlalchemy.NullPool, **options)
         if engine.dialect.name not in ("sqlite", "postgresql"):
@@ -66,10 +67,10 @@ def storage(home: Home) -> list[Finding]:
 
 
 def _server(connection: Any, name: str) -> list[Finding]:
-    """Of PostgreSQL: its version, speed and clock, whether tables can be made, and those of Optuna."""
+    """Check PostgreSQL: its version, speed and clock, the permission to create tables, and the tables of Optuna."""
     from sqlalchemy import text
 
-    connection.execute(text(f"set statement_timeout = {1000 * _ANSWER}"))
+    connection.execute(text(f"set statement_timeout = {1000 * _TIMEOUT}"))
     times = []
     for _ in range(5):
         began = time.perf_counter()
@@ -77,17 +78,17 @@ def _server(connection: Any, name: str) -> list[Finding]:
         times.append(time.perf_counter() - began)
     ahead = now - (time.time() - times[-1] / 2)
     connection.execute(text(f"create table acsearch_doctor_{uuid.uuid4().hex[:8]} (number integer)"))
-    connection.rollback()  # which takes the table with it
+    connection.rollback()  # which also removes the table
     version = connection.execute(text("show server_version")).scalar().split()[0]
     found = f"{name}: PostgreSQL {version}, {1000 * median(times):.1f} ms a statement"
-    findings = [_schema(connection, found, name), _clock("database", ahead, _CLOCK)]
+    findings = [_schema(connection, found, name), _clock("database", ahead, _CLOCK_SKEW)]
     if median(times) > _SLOW:
         findings.append(Finding("storage", "warn", "it answers slowly", "work nearer to it, or see what keeps it busy"))
     return findings
 
 
 def _schema(connection: Any, found: str, name: str) -> Finding:
-    """Whether the tables are those of the Optuna that is installed."""
+    """Whether the tables are those of the installed version of Optuna."""
     import optuna
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -112,22 +113,22 @@ def _schema(connection: Any, found: str, name: str) -> Finding:
 
 
 def _database_advice(said: str) -> str:
-    """By the words of PostgreSQL's client; psycopg has no codes for connections that fail."""
+    """What to do, by the words of the error message, because psycopg has no codes for failed connections."""
     known = {
         "password": "check the user and the password: in the URL, PGPASSWORD or ~/.pgpass",
-        "does not exist": "make what is missing (createdb, createuser), or mend --storage or ACSEARCH_STORAGE",
-        "refused": "start the server, or mend host and port in --storage or ACSEARCH_STORAGE",
-        "resolve": "mend the host in --storage or ACSEARCH_STORAGE",
+        "does not exist": "make what is missing (createdb, createuser), or fix --storage or ACSEARCH_STORAGE",
+        "refused": "start the server, or fix host and port in --storage or ACSEARCH_STORAGE",
+        "resolve": "fix the host in --storage or ACSEARCH_STORAGE",
         "timeout": "see whether the server is up, and whether a firewall is between",
         "permission denied": "let this user make tables: GRANT CREATE ON SCHEMA public TO ...",
     }
-    return next((todo for words, todo in known.items() if words in said), "mend --storage or ACSEARCH_STORAGE")
+    return next((todo for words, todo in known.items() if words in said), "fix --storage or ACSEARCH_STORAGE")
 
 
-def _locked(path: Path) -> str:
-    """Why an SQLite database cannot be written, "" where it can."""
+def _write_problem(path: Path) -> str:
+    """Why an SQLite database cannot be written; empty where it can."""
     try:
-        with closing(sqlite3.connect(path, timeout=_ANSWER, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None)) as connection:
             connection.execute("begin immediate")
             connection.execute("rollback")
     except sqlite3.Error as error:
@@ -137,7 +138,7 @@ def _locked(path: Path) -> str:
 
 def _clock(whose: str, ahead: float, most: float) -> Finding:
     found = f"{whose}: {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} ours"
-    bad, odd = abs(ahead) > most and most == _S3_CLOCK, abs(ahead) > _CLOCK
+    bad, odd = abs(ahead) > most and most == _S3_CLOCK_SKEW, abs(ahead) > _CLOCK_SKEW
     todo = "set the clocks (chrony or ntpd)"
     return Finding("clock", "fail" if bad else "warn" if odd else "ok", found, todo if bad or odd else "")
 
@@ -146,6 +147,7 @@ def _clock(whose: str, ahead: float, most: float) -> Finding:
 
 
 def tracking(home: Home) -> list[Finding]:
+    """Whether MLflow answers, has a compatible version, and takes a run with an artifact."""
     uri = home.tracking_uri
     try:
         path = sqlite_file(uri, "--tracking", "experiments")
@@ -157,22 +159,22 @@ def tracking(home: Home) -> list[Finding]:
     if path is not None:
         if not path.exists():
             return [Finding("MLflow", "ok", f"{path}: MLflow {mlflow.__version__}, made by the first study")]
-        if problem := _locked(path):
+        if problem := _write_problem(path):
             return [Finding("MLflow", "fail", f"{path}: {problem}", "see who writes it, and whether you may")]
     version = ""
     if uri.startswith(("http://", "https://")):
         status, said = _get(f"{uri.rstrip('/')}/health")
         if status == 0:
-            todo = "start the server, or mend --tracking or MLFLOW_TRACKING_URI"
+            todo = "start the server, or fix --tracking or MLFLOW_TRACKING_URI"
             return [Finding("MLflow", "fail", f"{name}: {said}", todo)]
         version = _get(f"{uri.rstrip('/')}/version")[1]
         if status == 404 or (status == 200 and (said != "OK" or not version[:1].isdigit())):
-            todo = "something else listens there: mend --tracking or MLFLOW_TRACKING_URI"
+            todo = "something else listens there: fix --tracking or MLFLOW_TRACKING_URI"
             return [Finding("MLflow", "fail", f"{name}: no MLflow server (status {status})", todo)]
     try:
-        with _quickly():
+        with _short_timeouts():
             _probe_tracking(uri, writes=path is None)
-    except Exception as error:  # its clients let through whatever their stores and artifact stores raise
+    except Exception as error:  # MLflow's client lets through any exception of its stores
         return [Finding("MLflow", "fail", f"{name}: {first_line(error)}", _tracking_advice(str(error)))]
     found = f"{name}: MLflow {version or mlflow.__version__}"
     if version and version.split(".")[0] != mlflow.__version__.split(".")[0]:
@@ -182,7 +184,7 @@ def tracking(home: Home) -> list[Finding]:
 
 
 def _probe_tracking(uri: str, *, writes: bool) -> None:
-    """An experiment of this machine's own, with a run and an artifact. MLflow keeps its name in its trash."""
+    """Write and delete a run with an artifact, in an experiment of this machine. MLflow keeps its name in its trash."""
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -216,17 +218,17 @@ def _tracking_advice(said: str) -> str:
         "401": "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         "403": "let this user make experiments; see also the server's --allowed-hosts",
         "schema": "while nobody works with it: mlflow db upgrade",
-        "refused": "start the server, or mend --tracking or MLFLOW_TRACKING_URI",
+        "refused": "start the server, or fix --tracking or MLFLOW_TRACKING_URI",
         "password": "check the user and the password in the address",
     }
     return next((todo for word, todo in known.items() if word in said), "see the server's log")
 
 
 @contextmanager
-def _quickly() -> Iterator[None]:
-    """MLflow's client gives up early, instead of trying for minutes."""
-    before = {name: os.environ.get(name) for name in _SHORT}
-    os.environ.update(_SHORT)
+def _short_timeouts() -> Iterator[None]:
+    """Let MLflow's client give up early, instead of trying for minutes."""
+    before = {name: os.environ.get(name) for name in _MLFLOW_TIMEOUTS}
+    os.environ.update(_MLFLOW_TIMEOUTS)
     try:
         yield
     finally:
@@ -238,9 +240,9 @@ def _quickly() -> Iterator[None]:
 
 
 def _get(address: str) -> tuple[int, str]:
-    """Status and text of a page; 0 and the reason where nobody answers."""
+    """Status and text of a page; 0 and the reason where there is no answer."""
     try:
-        with urllib.request.urlopen(without_userinfo(address), timeout=_ANSWER) as page:
+        with urllib.request.urlopen(without_userinfo(address), timeout=_TIMEOUT) as page:
             return page.status, page.read(1000).decode("utf-8", "replace").strip()
     except urllib.error.HTTPError as error:
         error.close()
@@ -253,29 +255,30 @@ def _get(address: str) -> tuple[int, str]:
 
 
 def store(home: Home) -> list[Finding]:
+    """Whether an object can be written to the work store, read, listed and deleted, and its clock is right."""
     if home.store is None:
         return [Finding("work store", "ok", "none: the work folder stays on this machine")]
     from trainers.checkpoints.object_store import Remote, open_address
 
-    short = {"connect_timeout": _ANSWER, "read_timeout": _ANSWER, "retries": {"total_max_attempts": 1}}
+    short = {"connect_timeout": _TIMEOUT, "read_timeout": _TIMEOUT, "retries": {"total_max_attempts": 1}}
     on_s3 = home.store.startswith(("s3://", "s3a://"))
     try:
         system, base = open_address(home.store, **({"config_kwargs": short} if on_s3 else {}))
     except StoreError as error:
-        todo = "mend ACSEARCH_WORK; for S3, pip install 'acsearch[cluster]'"
+        todo = "fix ACSEARCH_WORK; for S3, pip install 'acsearch[cluster]'"
         return [Finding("work store", "fail", str(error), todo)]
-    system.retries = 1  # of s3fs
+    system.retries = 1  # an attribute of s3fs
     findings = []
     if on_s3:
         system.connect()
         endpoint = system.s3.meta.endpoint_url
         try:
-            ahead = _ahead(endpoint)
+            ahead = _clock_ahead(endpoint)
         except (OSError, http.client.HTTPException) as error:
             said = first_line(getattr(error, "reason", None) or error)
-            todo = "start the server, or mend AWS_ENDPOINT_URL"
+            todo = "start the server, or fix AWS_ENDPOINT_URL"
             return [Finding("work store", "fail", f"{home.store}: no answer from {redact(endpoint)}: {said}", todo)]
-        findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK)]
+        findings = [] if ahead is None else [_clock("S3", ahead, _S3_CLOCK_SKEW)]
     name, probe = f".acsearch-doctor-{uuid.uuid4().hex[:8]}", b"acsearch"
     try:
         began = time.perf_counter()
@@ -292,18 +295,18 @@ def store(home: Home) -> list[Finding]:
         else:
             found = f"{home.store}: written, read, listed and deleted; {1000 * took:.0f} ms a write"
             findings.insert(0, Finding("work store", "ok", found))
-    except Exception as error:  # each file system has its own
+    except Exception as error:  # each file system has exceptions of its own
         advice = Remote(home.store).advice(error) or first_line(error)
-        todo = "mend what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "mend ACSEARCH_WORK"
+        todo = "fix what it names; see also AWS_ENDPOINT_URL and AWS_DEFAULT_REGION" if on_s3 else "fix ACSEARCH_WORK"
         findings.insert(0, Finding("work store", "fail", f"{home.store}: {advice}", todo))
     return findings
 
 
-def _ahead(address: str) -> float | None:
-    """Seconds by which a web server's clock is ahead, which it tells in whole seconds, whatever else it answers."""
+def _clock_ahead(address: str) -> float | None:
+    """Seconds by which the clock of a web server is ahead, from the header of any answer, which has whole seconds."""
     began = time.time()
     try:
-        page = urllib.request.urlopen(address, timeout=_ANSWER)
+        page = urllib.request.urlopen(address, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         page = error
     with page:

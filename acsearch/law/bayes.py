@@ -1,4 +1,4 @@
-"""The Bayesian hierarchical law: one law shared by all benchmarks, one deviation each, and what the law misses.
+"""The Bayesian hierarchical law: one law shared by all benchmarks, a deviation for each, and a misfit per candidate.
 
 Candidate i, benchmark b, terms phi_ib = (A, C, A^2, A C, C^2) and a constant:
 
@@ -9,13 +9,13 @@ Candidate i, benchmark b, terms phi_ib = (A, C, A^2, A C, C^2) and a constant:
     u_i    ~ N(0, sigma^2 v^2 R)    R = r 11' + (1 - r) I                  misfit of a candidate
     eps_ib ~ N(0, sigma^2 n^2)      sigma^2 ~ InverseGamma(shape, rate)
 
-Given the sharing w, misfit v, correlation r and the set of terms, all of it is conjugate: the posterior is a
-multivariate t. These four run over the small grid of the prior and are weighed by marginal likelihood, so that C fades
-where it does not help. The mixture is exact; acquisition functions use its first two moments.
+Given the sharing w, misfit v, correlation r and the set of terms, the model is conjugate: the posterior is a
+multivariate t. These four run over the small grid of the prior and are weighted by marginal likelihood, so that C loses
+its weight where it does not help. The mixture is exact; acquisition functions use its first two moments.
 
-Two things differ from the usual write-up, because benchmarks may use 2 or 60 points of their range: each has its own
-vague level, and its scale tau_b is the most probable one under the prior given the finetuned candidates alone (a grid,
-empirical Bayes). No score of a candidate that was not finetuned is ever looked at.
+Two things differ from the textbook model, because benchmarks may use 2 or 60 points of their range: each has its own
+vague level, and its scale tau_b is the most probable one under the prior given the finetuned candidates alone (on a
+grid, by empirical Bayes). Scores of candidates that were not finetuned are never used.
 
 Cost of a fit: O(H (n M P + P^3)) with P = 6 (M + 1) weights and H = 60 grid points; about 10 ms for four finetunes on
 eight benchmarks.
@@ -43,7 +43,7 @@ _SCALE_GRID = np.linspace(-4.0, 2.0, 61)  # log tau_b around its prior median
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """H points of the prior's grid, in the weight space (beta, delta_1 .. delta_M) of P = terms * (M + 1)."""
+    """The H grid points of the prior, in the space (beta, delta_1 .. delta_M) of the P = terms * (M + 1) weights."""
 
     mean: Array  # (H, P)
     sd: Array  # (H, P), zero for terms that a point leaves out
@@ -54,12 +54,22 @@ class _Grid:
 
 @dataclass(frozen=True)
 class HierarchicalLaw:
-    """The default surrogate."""
+    """The Bayesian hierarchical law, which is the default form.
+
+    Attributes:
+        prior: Its prior.
+    """
 
     prior: Prior
 
     def fit(self, features: Features, observed: Index, scores: Array) -> Posterior:
-        """observed: (n,) rows of the pool.  scores: (n, M) scaled by floor and ceiling; n = 0 gives the prior."""
+        """Compute the posterior after some finetunes.
+
+        Args:
+            features: Features of the whole pool.
+            observed: (n,) rows of the candidates that have been finetuned; with n = 0 the posterior is the prior.
+            scores: (n, M) their scores, scaled to floor 0 and ceiling 1.
+        """
         prior, design = self.prior, features.design()
         benchmarks, has_c = design.shape[1], features.correspondence is not None
         scale = self._scales(design[observed], scores, has_c)
@@ -70,7 +80,7 @@ class HierarchicalLaw:
         weighted = np.einsum("hbc,icp->hibp", precision, x)
         gram = np.einsum("ibp,hibq->hpq", x, weighted, optimize=True)
         residual = scores / scale - np.einsum("ibp,hp->hib", x, grid.mean)  # (H, n, M)
-        # v = w / sd has a standard normal prior, so terms with sd 0 simply stay out
+        # (weight - mean) / sd has a standard normal prior, so terms with sd 0 drop out
         information = np.eye(x.shape[2]) + grid.sd[:, :, None] * gram * grid.sd[:, None, :]
         projected = grid.sd * np.einsum("hibp,hib->hp", weighted, residual)
         inverse = np.linalg.inv(information)
@@ -117,7 +127,7 @@ class HierarchicalLaw:
         return _Grid(np.array(mean), np.array(sd), np.array(misfit), np.array(log_prior), tuple(terms))
 
     def _scales(self, design: Array, scores: Array, has_c: bool) -> Array:
-        """(M,) most probable scale of each benchmark by itself, as a part of floor to ceiling."""
+        """(M,) most probable scale of each benchmark on its own, as a part of floor to ceiling."""
         prior, (n, benchmarks, _) = self.prior, design.shape
         if n == 0:
             return np.full(benchmarks, prior.scale_median)
@@ -136,7 +146,14 @@ class HierarchicalLaw:
 
 
 def stack(design: Array) -> Array:
-    """(n, M, terms) -> (n, M, P): each row's terms once for the shared weights, once for its benchmark's own."""
+    """Repeat the terms for the shared weights and for the weights of each benchmark.
+
+    Args:
+        design: (n, M, terms).
+
+    Returns:
+        (n, M, P) where P = terms * (M + 1), so that the product with the weights (beta, delta_1 .. delta_M) is the law.
+    """
     n, benchmarks, terms = design.shape
     stacked = np.zeros((n, benchmarks, benchmarks + 1, terms))
     stacked[:, :, 0] = design
@@ -147,21 +164,35 @@ def stack(design: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """A mixture of multivariate t over the law's weights, and with it over every candidate and benchmark jointly.
+    """A mixture of multivariate t distributions over the weights of the law, and so over the scores of all candidates.
 
-    Scores are scaled (floor 0, ceiling 1). A finetuned candidate's score is what it was: that model is the one to be
-    shipped, so its own training noise is not averaged away.
+    Scores are scaled (floor 0, ceiling 1). The score of a finetuned candidate is certain: that trained model is the one
+    that would be used, so the noise of its training is not averaged away.
+
+    Attributes:
+        design: (N, M, terms) values of the terms for the whole pool.
+        observed: (n,) rows of the finetuned candidates.
+        scores: (n, M) their scaled scores.
+        scale: (M,) scale of each benchmark, as a part of floor to ceiling.
+        weight: (H,) posterior probability of each grid point.
+        coefficients: (H, P) posterior mean of the weights.
+        covariance: (H, P, P) posterior covariance of the weights, for unit variance.
+        misfit: (H, M, M) covariance of the misfit of a candidate, for unit variance.
+        variance: (H,) estimate of the common variance sigma^2.
+        dof: Degrees of freedom of the t distributions.
+        noise: Standard deviation from one training run to another, in units of the benchmarks' scales.
+        terms: The set of terms of each grid point.
     """
 
-    design: Array  # (N, M, terms)
-    observed: Index  # (n,)
-    scores: Array  # (n, M)
-    scale: Array  # (M,)
-    weight: Array  # (H,)
-    coefficients: Array  # (H, P)
-    covariance: Array  # (H, P, P), for unit variance
-    misfit: Array  # (H, M, M), for unit variance
-    variance: Array  # (H,)
+    design: Array
+    observed: Index
+    scores: Array
+    scale: Array
+    weight: Array
+    coefficients: Array
+    covariance: Array
+    misfit: Array
+    variance: Array
     dof: float
     noise: float
     terms: tuple[tuple[str, ...], ...]
@@ -176,7 +207,7 @@ class Posterior:
 
     @cached_property
     def moments(self) -> tuple[Array, Array, Array]:
-        """Mean (P,) and covariance (P, P) of the weights and covariance (M, M) of misfit and noise, of the mixture."""
+        """Mean (P,) and covariance (P, P) of the weights, and covariance (M, M) of misfit and noise, of the mixture."""
         mean = self.weight @ self.coefficients
         scaled = self.weight * self.variance * self.dof / (self.dof - 2)
         deviation = self.coefficients - mean
@@ -187,25 +218,39 @@ class Posterior:
 
     @property
     def fitted(self) -> Array:
-        """(N, M) the law's mean for every candidate, whether finetuned or not."""
+        """(N, M) the mean of the law for every candidate, also for those that were finetuned."""
         weights = self.moments[0].reshape(-1, len(TERMS))
         fitted: Array = np.einsum("nbt,bt->nb", self.design, weights[0] + weights[1:]) * self.scale
         return fitted
 
     @property
     def mean(self) -> Array:
-        """(N, M) expected scores: observed where finetuned, the law's mean elsewhere."""
+        """(N, M) expected scores: the observed ones of finetuned candidates, the mean of the law for the others."""
         mean = self.fitted
         mean[self.observed] = self.scores
         return mean
 
     def objective_design(self, weights: Array) -> Array:
-        """(N, P) so that `design @ law weights` is the law's value of the objective, a weighted sum of benchmarks."""
+        """The design of the objective, which is a weighted sum of the benchmarks.
+
+        Args:
+            weights: (M,) weights of the benchmarks.
+
+        Returns:
+            (N, P); its product with the weights of the law is the law's value of the objective.
+        """
         own = self.design * (weights * self.scale)[:, None]  # (N, M, terms)
         return np.concatenate([own.sum(axis=1, keepdims=True), own], axis=1).reshape(len(own), -1)
 
     def objective(self, weights: Array) -> tuple[Array, Array]:
-        """Mean and sd (N,) of the objective `scores @ weights`; sd 0 for finetuned candidates."""
+        """Mean and standard deviation of the objective `scores @ weights`.
+
+        Args:
+            weights: (M,) weights of the benchmarks.
+
+        Returns:
+            Two arrays (N,); the standard deviation of finetuned candidates is 0.
+        """
         coefficients, covariance, misfit = self.moments
         design = self.objective_design(weights)
         mean = design @ coefficients
@@ -216,12 +261,12 @@ class Posterior:
 
     @cached_property
     def _root(self) -> Array:
-        """(H, P, P) lower triangular roots of the covariances; terms that a grid point leaves out stay at zero."""
+        """(H, P, P) Cholesky factors of the covariances; terms that a grid point leaves out stay at zero."""
         tiny = 1e-12 * np.eye(self.covariance.shape[1])
         return np.asarray(np.linalg.cholesky(self.covariance + tiny), dtype=np.float64)
 
     def _weight_draws(self, n: int, rng: np.random.Generator) -> Iterator[tuple[int, slice, Array, Array]]:
-        """Per grid point drawn from: its position, its slice of the draws, sigma (size,), law weights (size, P)."""
+        """For each grid point drawn: its position, its slice of the draws, sigma (size,) and weights (size, P)."""
         ends = np.cumsum(rng.multinomial(n, self.weight))
         for h, (start, end) in enumerate(itertools.pairwise([0, *ends.tolist()])):
             if end > start:
@@ -230,9 +275,16 @@ class Posterior:
                 yield h, slice(start, end), sigma, self.coefficients[h] + sigma[:, None] * (standard @ self._root[h].T)
 
     def draws(self, n: int, rng: np.random.Generator, rows: Index | None = None, weights: Array | None = None) -> Array:
-        """(n, rows, K) joint draws of K weighted sums of the scaled scores of these candidates.
+        """Draw the scores of several candidates jointly.
 
-        rows: default all of the pool.  weights: (M, K), default the identity, so that K is the M benchmarks.
+        Args:
+            n: Number of draws.
+            rng: Source of randomness.
+            rows: Rows of the candidates; default: the whole pool.
+            weights: (M, K) weights of K sums of benchmarks; default: the identity, so that K = M.
+
+        Returns:
+            (n, rows, K) weighted sums of scaled scores.
         """
         rows = np.arange(len(self.design)) if rows is None else rows
         weights = np.eye(len(self.scale)) if weights is None else weights
@@ -248,7 +300,7 @@ class Posterior:
         return drawn
 
     def _predictive(self, row: int) -> tuple[Array, Array]:
-        """Centre and scale (H, M) of the t of each mixture component for one candidate not finetuned."""
+        """Centre and scale (H, M) of each component of the mixture, for a candidate that was not finetuned."""
         stacked = stack(self.design[[row]])[0]  # (M, P)
         spread = np.einsum("bp,hpq,bq->hb", stacked, self.covariance, stacked, optimize=True)
         spread += np.diagonal(self.misfit, axis1=1, axis2=2) + self.noise**2
@@ -256,17 +308,32 @@ class Posterior:
         return centre * self.scale, np.sqrt(spread * self.variance[:, None]) * self.scale
 
     def cdf(self, row: int, scores: Array) -> Array:
-        """(M,) probability that a candidate not finetuned scores no more than this, exact."""
+        """The exact predictive distribution function of a candidate that was not finetuned.
+
+        Args:
+            row: Row of the candidate in the pool.
+            scores: (M,) scaled scores.
+
+        Returns:
+            (M,) probability that its score is not above the given one.
+        """
         centre, scale = self._predictive(row)
         cdf: Array = self.weight @ special.stdtr(self.dof, (scores - centre) / scale)
         return cdf
 
     def covers(self, row: int, scores: Array, level: float) -> Array:
-        """(M,) 1 where the central interval of a candidate not finetuned holds its score, else 0."""
+        """(M,) 1 where the central interval of a candidate contains the score, else 0; see `Prediction.covers`."""
         return (np.abs(self.cdf(row, scores) - 0.5) <= level / 2).astype(float)
 
     def weight_intervals(self, level: float) -> dict[str, Array]:
-        """By term (3, M): mean, low and high of the weight of each benchmark, from draws with a fixed seed."""
+        """Central intervals of the weights in scaled scores, from draws with a fixed seed.
+
+        Args:
+            level: Probability of the interval, such as 0.8.
+
+        Returns:
+            By term (3, M): mean, lower and upper end for each benchmark. Terms of no grid point are left out.
+        """
         rng = np.random.default_rng(0)
         drawn = np.concatenate([law for *_, law in self._weight_draws(_INTERVAL_DRAWS, rng)])
         weights = drawn.reshape(_INTERVAL_DRAWS, -1, len(TERMS))
@@ -280,7 +347,13 @@ class Posterior:
         }
 
     def learnt_prior(self, base: Prior, metadata: TableMetadata, inflate: float) -> Prior:
-        """A prior for studies of the same definitions: the shared weights learnt here, their variance inflated."""
+        """Turn the posterior of the shared weights into a prior for studies with the same definitions of A and C.
+
+        Args:
+            base: The prior that this posterior was computed with.
+            metadata: Metadata of the table that it was fitted to.
+            inflate: Factor on the variance of the weights.
+        """
         mean, covariance, _ = self.moments
         shared = slice(1, len(TERMS))
         weights = self.term_weights
@@ -294,14 +367,14 @@ class Posterior:
             correspondence=(metadata.correspondence,),
             mean=tuple(np.round(mean[shared], 4).tolist()),
             sd=tuple(np.round(np.sqrt(inflate * np.diag(covariance)[shared]), 4).tolist()),
-            # a set of terms that this table did not ask for may still be what another needs
+            # a set of terms that does not help on this table may help on another, so each keeps a part
             term_sets=tuple(
                 (terms, round(0.8 * weights.get(name, 0.0) + 0.2 / len(known), 4)) for name, terms in known.items()
             ),
         )
 
     def effective_weights(self) -> Array:
-        """(M,) effective number of weights that the data of each benchmark decide: the trace of the smoother."""
+        """(M,) effective number of weights that are fitted to each benchmark: the trace of the smoother matrix."""
         stacked = stack(self.design[self.observed])
         precision = np.linalg.inv(self.misfit + self.noise**2 * np.eye(len(self.scale)))
         smoother = np.einsum("ibp,hpq,icq,hcb->hb", stacked, self.covariance, stacked, precision, optimize=True)
@@ -310,7 +383,15 @@ class Posterior:
 
 
 def objective_weights(benchmarks: Sequence[str], objective: str) -> Array:
-    """(M,) `mean` weighs all benchmarks equally; a benchmark's name takes it alone."""
+    """The weights of the benchmarks in an objective.
+
+    Args:
+        benchmarks: Names of the M benchmarks.
+        objective: `mean` for all benchmarks equally, or the name of one of them.
+
+    Returns:
+        (M,) weights with sum 1.
+    """
     if objective == "mean":
         return np.full(len(benchmarks), 1 / len(benchmarks))
     weights = np.zeros(len(benchmarks))

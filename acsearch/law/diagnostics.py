@@ -1,8 +1,8 @@
-"""How well a form of the law holds on a recorded table, told honestly.
+"""How well a form of the law holds on a recorded table.
 
-R^2 on the candidates that were fitted always rises with the number of weights, on noise too. So four numbers stand
-together: R^2, R^2 adjusted for the weights used, R^2 of predictions for candidates left out one at a time, and R^2 of
-the same fit on noise instead of A and C. The 80 % interval of the left-out predictions should cover 80 % of the scores.
+R^2 on the fitted candidates always rises with the number of weights, also when the features are noise. So four numbers
+are reported together: R^2, R^2 adjusted for the number of weights, leave-one-out R^2, and R^2 of the same fit on noise
+instead of A and C. The 80 % intervals of the leave-one-out predictions should cover 80 % of the scores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ _LEVEL = 0.8
 
 @dataclass(frozen=True)
 class Interval:
-    """Estimate of a weight, in points of its benchmark, with its 80 % interval (NaN where there is none)."""
+    """A weight in points of its benchmark, with its 80 % interval.
+
+    Attributes:
+        estimate: The estimate.
+        low: Lower end of the interval, NaN where there is none.
+        high: Upper end of the interval, NaN where there is none.
+    """
 
     estimate: float
     low: float
@@ -30,7 +36,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class BenchmarkFit:
-    """Diagnostics of one benchmark. NaN where a quantity is not defined, as with no more candidates than weights."""
+    """Diagnostics of one benchmark; NaN where a quantity is not defined, for instance with too few candidates.
+
+    Attributes:
+        r2: R^2 on the candidates that the law was fitted to.
+        r2_adjusted: The same, adjusted for the effective number of weights.
+        r2_loo: Leave-one-out R^2.
+        r2_noise: R^2 of fits on noise instead of A and C, averaged over several draws.
+        coverage_80: Share of the scores that lie in the 80 % interval of their leave-one-out prediction.
+        weights: The weight of each term.
+        residuals: By representation, the score minus its leave-one-out prediction, in points.
+    """
 
     r2: float
     r2_adjusted: float
@@ -38,12 +54,19 @@ class BenchmarkFit:
     r2_noise: float
     coverage_80: float
     weights: dict[str, Interval]
-    residuals: dict[str, float]  # score minus left-out prediction, in points, by representation
+    residuals: dict[str, float]
 
 
 @dataclass(frozen=True)
 class LawFit:
-    """Diagnostics of a table. term_weights: probability of each set of terms."""
+    """Diagnostics of a table.
+
+    Attributes:
+        table: Name of the table.
+        surrogate: Name of the form of the law.
+        benchmarks: Diagnostics of each benchmark.
+        term_weights: Probability of each set of terms.
+    """
 
     table: str
     surrogate: str
@@ -52,23 +75,32 @@ class LawFit:
 
     @property
     def mean(self) -> dict[str, float]:
-        """Each diagnostic averaged over benchmarks; NaN as soon as one of them is."""
+        """Each diagnostic averaged over the benchmarks; NaN if it is NaN for one of them."""
         names = ("r2", "r2_adjusted", "r2_loo", "r2_noise", "coverage_80")
         return {name: float(np.mean([getattr(fit, name) for fit in self.benchmarks.values()])) for name in names}
 
 
 def diagnose(table: Table, surrogate: str, law: Surrogate, *, noise_fits: int = 20, seed: int = 0) -> LawFit:
-    """Fit a table whole, without each candidate in turn, and on noise. surrogate: the name of the form, for the result.
+    """Fit the law to a whole table, without each candidate in turn, and on noise.
 
-    Raises TableError when the table has fewer than four candidates, ConfigError when terms need a C it lacks.
+    Args:
+        table: The recorded table.
+        surrogate: Name of the form of the law, for the result.
+        law: The form of the law.
+        noise_fits: Number of fits on noise.
+        seed: Seed of the noise.
+
+    Raises:
+        TableError: the table has fewer than four candidates.
+        ConfigError: a term needs C, and the table does not give it for all candidates.
     """
     n = len(table.representations)
     if n < 4:
         raise TableError(f"{table.name}: {n} candidates; leaving one out needs four or more")
-    features, scores, everyone = Features.of(table), table.scaled, np.arange(n)
-    fitted = law.fit(features, everyone, scores)
-    predicted, covered = _leave_one_out(law, features, everyone, scores)
-    noise = [_r2(scores, law.fit(fake, everyone, scores).fitted) for fake in _noise(features, noise_fits, seed)]
+    features, scores, all_rows = Features.of(table), table.scaled, np.arange(n)
+    fitted = law.fit(features, all_rows, scores)
+    predicted, covered = _leave_one_out(law, features, all_rows, scores)
+    noise = [_r2(scores, law.fit(fake, all_rows, scores).fitted) for fake in _noise(features, noise_fits, seed)]
     r2, effective = _r2(scores, fitted.fitted), fitted.effective_weights()
     with np.errstate(divide="ignore", invalid="ignore"):
         adjusted = np.where(n > effective, 1 - (1 - r2) * (n - 1) / (n - effective), np.nan)
@@ -94,14 +126,14 @@ def diagnose(table: Table, surrogate: str, law: Surrogate, *, noise_fits: int = 
 
 
 def _r2(scores: Array, predicted: Array) -> Array:
-    """(M,) share of the variance that predictions explain."""
+    """(M,) share of the variance that the predictions explain."""
     total = ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
     r2: Array = 1 - ((scores - predicted) ** 2).sum(axis=0) / total
     return r2
 
 
 def _noise(features: Features, n: int, seed: int) -> list[Features]:
-    """Features of the same kind without any knowledge: uniform, one A for all benchmarks, C where there is one."""
+    """Uniformly random features: one A for all benchmarks, and a C where the given features have one."""
     rng = np.random.default_rng(seed)
     shape = features.alignment.shape
     fakes = []
@@ -113,7 +145,16 @@ def _noise(features: Features, n: int, seed: int) -> list[Features]:
 
 
 def finetuned_r2(law: HierarchicalLaw, features: Features, posterior: Posterior) -> tuple[float, float]:
-    """R^2 and left-out R^2, averaged over benchmarks, on the finetuned candidates of a pool; NaN before the third."""
+    """R^2 and leave-one-out R^2 on the finetuned candidates of a pool, averaged over the benchmarks.
+
+    Args:
+        law: The law, for the leave-one-out fits.
+        features: Features of the pool.
+        posterior: The fit to all finetuned candidates.
+
+    Returns:
+        The two numbers; both NaN with fewer than three finetunes, or where a benchmark has no variation.
+    """
     scores, observed = posterior.scores, posterior.observed
     if len(scores) < 3 or (np.ptp(scores, axis=0) == 0).any():
         return float("nan"), float("nan")
@@ -122,7 +163,7 @@ def finetuned_r2(law: HierarchicalLaw, features: Features, posterior: Posterior)
 
 
 def _leave_one_out(law: Surrogate, features: Features, observed: Index, scores: Array) -> tuple[Array, Array]:
-    """(n, M) predictions for each of the observed by a fit without it, and whether the 80 % interval held its score."""
+    """(n, M) predictions for each observed candidate by a fit without it, and whether its interval held the score."""
     predicted, covered = np.empty_like(scores), np.empty_like(scores)
     for place, row in enumerate(observed.tolist()):
         fitted = law.fit(features, np.delete(observed, place), np.delete(scores, place, axis=0))

@@ -1,4 +1,4 @@
-"""What every form of the law has in common: the terms of A and C, the features of a pool, and what a form offers."""
+"""What all forms of the law share: their terms, the features of a pool, and the protocols that a form satisfies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ WITHOUT_C = ("A", "A2")
 
 
 def parse_terms(text: str) -> tuple[str, ...]:
-    """`full`, or terms joined by `+` such as `A+A2+C`, in the law's order. Raises ConfigError naming a wrong term."""
+    """Read a set of terms.
+
+    Args:
+        text: `full`, or terms joined by `+`, such as `A+A2+C`.
+
+    Returns:
+        The terms without duplicates, in the order of `FULL`.
+
+    Raises:
+        ConfigError: a term is unknown; the message names it.
+    """
     if text == "full":
         return FULL
     given = text.split("+")
@@ -36,7 +46,9 @@ def parse_terms(text: str) -> tuple[str, ...]:
 class Features:
     """A and C of a pool of N candidates for M benchmarks, min-max scaled over the pool.
 
-    alignment: (N, M).  correspondence: (N,), or None where it is not known for all of them.
+    Attributes:
+        alignment: (N, M) in [0, 1].
+        correspondence: (N,) in [0, 1]; None where C is not known for all candidates.
     """
 
     alignment: Array
@@ -44,12 +56,12 @@ class Features:
 
     @classmethod
     def of(cls, table: Table) -> Features:
-        """The features of a table's candidates."""
+        """Compute the features of all candidates of a table."""
         correspondence = _min_max(table.correspondence) if table.has_correspondence else None
         return cls(_min_max(table.alignment), correspondence)
 
     def design(self, terms: Sequence[str] = TERMS) -> Array:
-        """(N, M, terms). Terms with C are zero where C is unknown."""
+        """(N, M, terms) value of each term; the terms with C are zero where C is unknown."""
         a = self.alignment
         c = np.zeros_like(a) if self.correspondence is None else np.broadcast_to(self.correspondence[:, None], a.shape)
         design = np.empty((*a.shape, len(terms)))
@@ -76,34 +88,56 @@ def _min_max(values: Array) -> Array:
 
 
 class Prediction(Protocol):
-    """What a form of the law believes about a pool after some finetunes. Scores are scaled throughout."""
+    """What a form of the law predicts for a pool after some finetunes. All scores are scaled (floor 0, ceiling 1)."""
 
     @property
     def fitted(self) -> Array:
-        """(N, M) the law's own value for every candidate, finetuned ones included."""
+        """(N, M) the value of the law for every candidate, also for those that were finetuned."""
         ...
 
     def effective_weights(self) -> Array:
-        """(M,) number of weights that the data decide, the intercept among them."""
+        """(M,) effective number of weights that are fitted to the data, counting the intercept."""
         ...
 
     def covers(self, row: int, scores: Array, level: float) -> Array:
-        """(M,) 1 where the interval of a candidate not finetuned holds its score, else 0; NaN without one."""
+        """Whether prediction intervals contain the scores of a candidate that was not finetuned.
+
+        Args:
+            row: Row of the candidate in the pool.
+            scores: (M,) its scaled scores.
+            level: Probability of the interval, such as 0.8.
+
+        Returns:
+            (M,) 1 where the interval contains the score, 0 where it does not, NaN where there is no interval.
+        """
         ...
 
     def weight_intervals(self, level: float) -> dict[str, Array]:
-        """By term (3, M): estimate, low and high of its weight; NaN where there is no interval."""
+        """Central intervals of the weights.
+
+        Args:
+            level: Probability of the interval, such as 0.8.
+
+        Returns:
+            By term (3, M): estimate, lower and upper end for each benchmark; the ends are NaN without an interval.
+        """
         ...
 
     @property
     def term_weights(self) -> dict[str, float]:
-        """Sets of terms joined by `+`, and the probability of each."""
+        """Probability of each set of terms; the terms of a set are joined by `+`."""
         ...
 
 
 class Surrogate(Protocol):
-    """A form of the law: fitted to the finetuned candidates, it predicts the whole pool."""
+    """A form of the law: it is fitted to the finetuned candidates and predicts the whole pool."""
 
     def fit(self, features: Features, observed: Index, scores: Array) -> Prediction:
-        """observed: (n,) rows of the pool that have been finetuned.  scores: (n, M) scaled."""
+        """Fit the law.
+
+        Args:
+            features: Features of the whole pool.
+            observed: (n,) rows of the candidates that have been finetuned.
+            scores: (n, M) their scaled scores.
+        """
         ...

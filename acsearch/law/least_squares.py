@@ -17,18 +17,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from acsearch.law.features import (
-    FULL,
-    Array,
-    Features,
-    Index,
-)
+from acsearch.law.features import FULL, Array, Features, Index
 from trainers.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
 class LinearFit:
-    """Least squares per benchmark. design: (N, M, terms).  intercept: (M,).  weights: (terms, M)."""
+    """A least-squares fit of each benchmark; a `Prediction`.
+
+    Attributes:
+        terms: The terms of the law, without the constant.
+        design: (N, M, terms) values of the terms for the whole pool.
+        observed: (n,) rows that the fit is based on.
+        scores: (n, M) their scaled scores.
+        intercept: (M,).
+        weights: (terms, M).
+    """
 
     terms: tuple[str, ...]
     design: Array
@@ -39,22 +43,26 @@ class LinearFit:
 
     @property
     def fitted(self) -> Array:
+        """(N, M) the value of the law for every candidate."""
         fitted: Array = self.intercept + np.einsum("nbt,tb->nb", self.design, self.weights)
         return fitted
 
     @property
     def term_weights(self) -> dict[str, float]:
+        """The one set of terms, with probability 1."""
         return {"+".join(self.terms): 1.0}
 
     @property
     def dof(self) -> int:
-        """Degrees of freedom of the residuals."""
+        """Degrees of freedom of the residuals; below 1 there are no intervals."""
         return len(self.observed) - len(self.terms) - 1
 
     def effective_weights(self) -> Array:
+        """(M,) the number of terms, and one for the intercept."""
         return np.full(len(self.intercept), 1.0 + len(self.terms))
 
     def covers(self, row: int, scores: Array, level: float) -> Array:
+        """(M,) whether the prediction intervals of least squares contain these scores; see `Prediction.covers`."""
         if self.dof < 1:
             return np.full_like(scores, np.nan)
         inverse, variance = self._covariance()
@@ -65,6 +73,7 @@ class LinearFit:
         return held
 
     def weight_intervals(self, level: float) -> dict[str, Array]:
+        """By term (3, M): estimate and ends of its t interval; see `Prediction.weight_intervals`."""
         estimates = np.vstack([self.intercept, self.weights])
         half = np.full_like(estimates, np.nan)
         if self.dof >= 1:
@@ -84,12 +93,20 @@ class LinearFit:
 
 @dataclass(frozen=True)
 class PublishedLaw:
-    """Centred minimum-norm least squares on some of the quadratic terms, each benchmark by itself."""
+    """Centred minimum-norm least squares on some of the quadratic terms, for each benchmark separately.
+
+    Attributes:
+        terms: The terms that are used.
+    """
 
     terms: tuple[str, ...] = FULL
 
     def fit(self, features: Features, observed: Index, scores: Array) -> LinearFit:
-        """Raises ConfigError when a term needs a C that the pool lacks."""
+        """Fit the law; see `Surrogate.fit`.
+
+        Raises:
+            ConfigError: a term needs C, and C is not known for the whole pool.
+        """
         needs_c = [term for term in self.terms if "C" in term]
         if features.correspondence is None and needs_c:
             raise ConfigError(f"terms {', '.join(needs_c)} need correspondence, which this table does not give for all")
@@ -101,9 +118,14 @@ class PublishedLaw:
 
 
 def minimum_norm(design: Array, target: Array) -> tuple[float, Array]:
-    """Intercept and weights of least squares with an unpenalised intercept; minimum norm where underdetermined.
+    """Least squares with an intercept; the weights of minimum norm where the problem is underdetermined.
 
-    design: (n, terms) without a constant.  target: (n,).
+    Args:
+        design: (n, terms) without a constant column.
+        target: (n,) values to fit.
+
+    Returns:
+        The intercept and the (terms,) weights.
     """
     centre = design.mean(axis=0)
     weights = np.linalg.lstsq(design - centre, target - target.mean(), rcond=None)[0]

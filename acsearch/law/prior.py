@@ -1,7 +1,7 @@
-"""Priors of the Bayesian law are data: numbers, where they come from, and the definitions they belong to.
+"""Priors of the Bayesian law: numbers, where they come from, and the definitions of A and C that they belong to.
 
-A prior learnt with one definition of A says nothing about another (cosine to CLIP and caption log-likelihood are only
-weakly related), so each lists the definitions that it may be used with; `any` marks one that holds no such knowledge.
+A prior that was learnt with one definition of A says nothing about another (cosine to CLIP and caption log-likelihood
+are only weakly related). So each prior lists the definitions that it may be used with; `any` stands for all of them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,24 @@ ANY = "any"
 class Prior:
     """Prior of `acsearch.law.bayes.HierarchicalLaw`, in units of a benchmark's own scale.
 
-    mean, sd: of the shared weight of each term of `acsearch.law.least_squares.FULL`.
-    term_sets: sets of terms and their prior probability; the data weigh them.
-    sharing, misfit, correlation: the grid of hyper-parameters, all combinations equally likely before the data.
-    noise: sd of run-to-run noise.  shape, rate: of the inverse gamma on the common variance.
-    scale_median, scale_spread: log-normal prior of a benchmark's scale, as a part of floor to ceiling.
+    Attributes:
+        name: Name of the prior.
+        provenance: Where its numbers come from.
+        alignment: Definitions of A that it may be used with; `any` for all.
+        correspondence: Definitions of C that it may be used with; `any` for all.
+        mean: Mean of the shared weight of each term of `acsearch.law.features.FULL`.
+        sd: Standard deviation of the same weights.
+        term_sets: Sets of terms with their prior probability.
+        sharing: Grid of w, the share of the weights' variance that all benchmarks have in common.
+        misfit: Grid of v, the standard deviation of what the law misses about a candidate.
+        correlation: Grid of r, the correlation of the misfit between benchmarks.
+        noise: Standard deviation from one training run to another.
+        shape: Shape of the inverse gamma prior of the common variance.
+        rate: Rate of the same.
+        scale_median: Median of the log-normal prior of a benchmark's scale, as a part of floor to ceiling.
+        scale_spread: Standard deviation of the logarithm of the scale.
+
+    All combinations of the three grids are equally likely before the data.
     """
 
     name: str
@@ -42,7 +55,11 @@ class Prior:
     scale_spread: float
 
     def check(self, metadata: TableMetadata) -> None:
-        """Raises DefinitionError when the prior was learnt with other definitions than the table's."""
+        """Check that the prior may be used with the definitions of a table.
+
+        Raises:
+            DefinitionError: the prior was learnt with other definitions of A or C.
+        """
         for what, allowed, given in (
             ("A", self.alignment, metadata.alignment),
             ("C", self.correspondence, metadata.correspondence),

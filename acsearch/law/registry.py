@@ -1,4 +1,4 @@
-"""The forms of the law by name. A new one is a file with its class, and a line here."""
+"""The forms of the law by name. A new form is a file with its class, and one line in `SURROGATES`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,18 @@ SURROGATES: dict[str, Callable[[Table, Prior, str], Surrogate]] = {"bayes": _bay
 
 
 def make_surrogate(name: str, table: Table, prior: Prior, terms: str = "") -> Surrogate:
-    """A form of the law for a table. terms: as in `parse_terms`, or empty. Raises ConfigError, DefinitionError."""
+    """Make a form of the law for a table.
+
+    Args:
+        name: A key of `SURROGATES`.
+        table: The table that it will be fitted to.
+        prior: The prior of the Bayesian law.
+        terms: The terms of the published law, as in `parse_terms`; empty for all that the table allows.
+
+    Raises:
+        ConfigError: the name or a term is unknown, or terms were given to the Bayesian law.
+        DefinitionError: the prior belongs to other definitions of A or C than the table's.
+    """
     if name not in SURROGATES:
         raise ConfigError(f"--surrogate {name!r}: choose one of {', '.join(SURROGATES)}")
     return SURROGATES[name](table, prior, terms)

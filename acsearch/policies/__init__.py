@@ -1,4 +1,4 @@
-"""What chooses the next finetune: acquisition functions, baselines, the Optuna sampler, replays, recommendations.
+"""How the next finetune is chosen: acquisition functions, baselines, the Optuna sampler, replays, recommendations.
 
-Pure, but for the sampler, which is Optuna's.
+All functions here are pure, except for the sampler, which reads the trials of an Optuna study.
 """

@@ -1,6 +1,6 @@
-"""What a policy is, and the two common kinds: one that goes by the law, one that goes by a fixed value.
+"""What a policy is, and the two common kinds: one that uses the law, and one that orders candidates by a rule.
 
-`acsearch.policies.registry` has them all by name.
+`acsearch.policies.registry` lists all policies by name.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from acsearch.policies.recommendation import recommend
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All that a policy may know: the pool's A and C, and the scores of the candidates finetuned so far.
+    """Everything that a policy may use: A and C of the pool, and the scores of the finetuned candidates.
 
-    weights: (M,) the objective as a weighted sum of scaled scores.  observed: (n,) rows, ascending.
-    scores: (n, M) scaled.  pending: rows being finetuned.  excluded: rows that cannot be (their finetune failed).
+    Attributes:
+        features: A and C of the whole pool.
+        weights: (M,) weights of the benchmarks in the objective.
+        observed: (n,) rows of the finetuned candidates, ascending.
+        scores: (n, M) their scaled scores.
+        pending: Rows of the candidates that are being finetuned.
+        excluded: Rows of the candidates whose finetune failed.
     """
 
     features: Features
@@ -35,7 +40,11 @@ class State:
 
     @property
     def available(self) -> Index:
-        """Rows that may be proposed. Raises PoolExhausted when none is left."""
+        """Rows of the candidates that may be proposed.
+
+        Raises:
+            PoolExhausted: no candidate is left.
+        """
         taken = np.concatenate([self.observed, self.pending, self.excluded])
         rows = np.setdiff1d(np.arange(len(self.features.alignment)), taken)
         if not len(rows):
@@ -44,49 +53,63 @@ class State:
 
 
 class Policy(Protocol):
-    """Proposes and ranks. Stateless: the same state and seed give the same answer anywhere."""
+    """Proposes and ranks candidates. It is stateless: the same state and seed give the same answer on any machine."""
 
     def propose(self, state: State, seed: int) -> int:
-        """Row of the candidate to finetune next. Raises PoolExhausted."""
+        """The row of the candidate to finetune next.
+
+        Raises:
+            PoolExhausted: every candidate has been proposed already.
+        """
         ...
 
     def rank(self, state: State, seed: int) -> Index:
-        """(N,) all rows, the most promising first."""
+        """(N,) all rows of the pool, the most promising first."""
         ...
 
 
 @dataclass(frozen=True)
 class LawPolicy:
-    """The Bayesian law: proposes by an acquisition function, ranks by the probability of being the best."""
+    """Proposes by an acquisition function on the Bayesian law, and ranks by the probability of being the best.
+
+    Attributes:
+        fit: Fits the law, as `HierarchicalLaw.fit` does.
+        acquisition: The acquisition function.
+    """
 
     fit: Callable[[Features, Index, Array], Posterior]
     acquisition: Acquisition
 
     def propose(self, state: State, seed: int) -> int:
+        """The available row with the highest value of the acquisition function; see `Policy.propose`."""
         posterior = self.fit(state.features, state.observed, state.scores)
         values = acquire(posterior, state.weights, state.pending, self.acquisition, seed)
         available = state.available
         return int(available[values[available].argmax()])
 
     def rank(self, state: State, seed: int) -> Index:
+        """(N,) all rows by their probability of being the best."""
         posterior = self.fit(state.features, state.observed, state.scores)
         return recommend(posterior, state.weights, seed).order
 
 
 @dataclass(frozen=True)
 class RulePolicy:
-    """Finetune in the order of a fixed value; rank the finetuned by their scores, then the rest by the value.
+    """Proposes the candidate with the highest value; ranks finetuned candidates by score, then the others by value.
 
-    `value` maps state and generator to (N,).
+    Attributes:
+        value: Computes (N,) values from the state; it may draw from the generator.
     """
 
     value: Callable[[State, np.random.Generator], Array]
 
     def propose(self, state: State, seed: int) -> int:
+        """The available row with the highest value; see `Policy.propose`."""
         available = state.available
         return int(available[self.value(state, np.random.default_rng(seed))[available].argmax()])
 
     def rank(self, state: State, seed: int) -> Index:
+        """(N,) the finetuned rows by their scores, then the others by their values."""
         value = self.value(state, np.random.default_rng(seed))
         finetuned = state.observed[np.argsort(-(state.scores @ state.weights), kind="stable")]
         rest = np.setdiff1d(np.arange(len(value)), finetuned)

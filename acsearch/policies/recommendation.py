@@ -1,4 +1,4 @@
-"""From a posterior to advice: who is probably best, how sure that is, and what is lost by stopping here."""
+"""Recommendations from a posterior: which candidate is probably best, how sure that is, and what could be gained."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ import numpy as np
 from acsearch.law.bayes import Posterior
 from acsearch.law.features import Array, Index
 
-_SCREEN = 512  # candidates beyond the most promising ones have no measurable chance of being best
+_SCREEN = 512  # candidates that are drawn; the others have no measurable probability of being best
 _DRAWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """Beliefs about the objective of N candidates, in scaled scores. All arrays (N,).
+    """What the law says about the objective of N candidates, in scaled scores.
 
-    low, high: 80 % interval.  p_best, p_top3: probability of being the best, of being among the three best.
-    credible_set: fewest candidates that hold the best with probability 0.9.
-    expected_regret: how far the best candidate is expected to be above the best finetuned one; the most that further
-    finetunes could gain. NaN before the first.
+    Attributes:
+        mean: (N,) expected objective.
+        low: (N,) lower end of the 80 % interval.
+        high: (N,) upper end of the 80 % interval.
+        p_best: (N,) probability of being the best candidate.
+        p_top3: (N,) probability of being among the three best.
+        order: (N,) rows by P(best), ties by expected objective.
+        credible_set: Rows of the fewest candidates that contain the best one with probability 0.9.
+        expected_regret: By how much the best candidate is expected to exceed the best finetuned one, which is the most
+            that further finetunes could gain; NaN before the first finetune.
     """
 
     mean: Array
@@ -34,7 +40,14 @@ class Recommendation:
 
 
 def recommend(posterior: Posterior, weights: Array, seed: int, draws: int = _DRAWS) -> Recommendation:
-    """Judge every candidate by joint draws of the posterior. `order` is by P(best), ties by expected score."""
+    """Compute the recommendation from joint draws of the posterior.
+
+    Args:
+        posterior: The posterior of the law.
+        weights: (M,) weights of the benchmarks in the objective.
+        seed: Seed of the draws.
+        draws: Number of draws.
+    """
     mean, sd = posterior.objective(weights)
     rows = screen(mean, sd, _SCREEN)
     drawn = posterior.draws(draws, np.random.default_rng(seed), rows, weights[:, None])[..., 0]  # (draws, rows)
@@ -53,7 +66,7 @@ def recommend(posterior: Posterior, weights: Array, seed: int, draws: int = _DRA
 
 
 def screen(mean: Array, sd: Array, limit: int) -> Index:
-    """Rows with the highest mean + 3 sd, in their own order; all of them when there are no more than the limit."""
+    """The rows with the highest mean + 3 sd, in ascending order; at most `limit` of them."""
     if len(mean) <= limit:
         return np.arange(len(mean))
     return np.sort(np.argpartition(-(mean + 3 * sd), limit)[:limit])

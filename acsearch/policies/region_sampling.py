@@ -10,14 +10,17 @@ from acsearch.policies.base import State
 
 
 class PublishedPolicy:
-    """Source: arXiv 2408.16357v3, algorithm 2, and the authors' visualizations/AC_sample.py, policy/validate_run.py.
+    """Region sampling over the plane of A and C, with a ranking by the minimum-norm fit of the published law.
 
-    The unit square of A and C is split into 2^j x 2^j cells, j = 1, 2, ...; cells without a candidate or with one
-    already finetuned are dropped; at each level one random candidate is taken from each remaining cell, in random
-    order, then the next level begins. Candidates, finetuned ones too, are ranked by the minimum-norm fit.
+    The unit square of A and C is split into 2^j x 2^j cells, j = 1, 2, ...; cells without a candidate, or with one that
+    is finetuned already, are dropped. At each level one random candidate is taken from each remaining cell, in random
+    order; then the next level begins. All candidates, finetuned ones too, are ranked by the fit.
+
+    Source: arXiv 2408.16357v3, algorithm 2, and the authors' visualizations/AC_sample.py, policy/validate_run.py.
     """
 
     def propose(self, state: State, seed: int) -> int:
+        """A random available row from a random open cell of the coarsest level that has one."""
         rng = np.random.default_rng(seed)
         available = state.available
         taken = np.setdiff1d(np.arange(len(state.features.alignment)), available)
@@ -34,7 +37,8 @@ class PublishedPolicy:
         return int(rng.choice(available))  # only exact copies of finetuned candidates are left
 
     def rank(self, state: State, seed: int) -> Index:
-        if len(state.observed) == 1:  # a constant fit: as in the authors' code only the one finetuned counts
+        """(N,) all rows by the value of the published law, the highest first."""
+        if len(state.observed) == 1:  # the fit is constant; as in the authors' code the finetuned candidate comes first
             rest = np.setdiff1d(np.arange(len(state.features.alignment)), state.observed)
             return np.concatenate([state.observed, rest])
         used = np.flatnonzero(state.weights)

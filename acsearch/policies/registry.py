@@ -1,4 +1,4 @@
-"""The policies by name. A new one is a file with its class or function, and a line in `POLICIES`.
+"""The policies by name. A new policy is a file with its class or function, and one line in `POLICIES`.
 
 The default is `ucb`: the Bayesian law with its upper confidence bound. It is the only one that is good on all three
 recorded tables under one prior (`weak`). Four finetunes, 300 random pools of 10, 11 and 30 candidates, one search per
@@ -14,10 +14,10 @@ benchmark; `acsearch replay law_v1 --policy all --budget 4 --subset 10` and so o
     a+c      0.930  0.708  0.562       0.930  0.708  0.562       0.000  0.005  0.043
     random   0.402  0.368  0.133       0.402  0.368  0.133       0.099  0.140  0.510
 
-Standard errors are at most 0.012 (recall) and a tenth of the regret. Two things to read from it. Most of what the law
-gains over a rule in recall@3 is that it also names candidates that were not finetuned: it knows which of the finetuned
-ones cannot be the best any more. And the rules are each good on one table: A + C where C helps, A where it does not.
-The law is not told which.
+Standard errors are at most 0.012 (recall) and a tenth of the regret. Two conclusions: most of what the law gains over a
+rule in recall@3 comes from candidates that were not finetuned, because the law also says which of the finetuned ones
+are not the best. And each rule is good on one table only: A + C where C helps, A where it does not. The law finds out
+by itself which of the two holds.
 """
 
 from __future__ import annotations
@@ -40,18 +40,23 @@ DEFAULT = "ucb"
 
 @dataclass(frozen=True, eq=False)
 class PolicyContext:
-    """What a policy may be made of. fit: the Bayesian law.  truth: (N, M) scaled scores of the pool, for the oracle."""
+    """What a policy is made from.
+
+    Attributes:
+        fit: Fits the Bayesian law, as `HierarchicalLaw.fit` does.
+        truth: (N, M) scaled scores of the whole pool, for the oracle; None in a study.
+    """
 
     fit: Callable[[Features, Index, Array], Posterior]
     truth: Array | None
 
 
 def _law(acquisition: Acquisition) -> Callable[[PolicyContext], Policy]:
-    return lambda means: LawPolicy(means.fit, acquisition)
+    return lambda context: LawPolicy(context.fit, acquisition)
 
 
 def _rule(value: Callable[[State, np.random.Generator], Array]) -> Callable[[PolicyContext], Policy]:
-    return lambda means: RulePolicy(value)
+    return lambda context: RulePolicy(value)
 
 
 def _random(state: State, rng: np.random.Generator) -> Array:
@@ -70,8 +75,8 @@ def _alignment_and_correspondence(state: State, rng: np.random.Generator) -> Arr
     )
 
 
-def _oracle(means: PolicyContext) -> Policy:
-    truth = means.truth
+def _oracle(context: PolicyContext) -> Policy:
+    truth = context.truth
     if truth is None:
         raise ConfigError("the policy 'oracle' looks at scores that a study does not have; it is for replays alone")
     return RulePolicy(lambda state, rng: truth @ state.weights)
@@ -81,7 +86,7 @@ POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
     "ucb": _law(upper_confidence_bound),
     "ei": _law(expected_improvement),
     "kg": _law(knowledge_gradient),
-    "published": lambda means: PublishedPolicy(),
+    "published": lambda context: PublishedPolicy(),
     "random": _rule(_random),
     "top-a": _rule(_alignment),
     "a+c": _rule(_alignment_and_correspondence),
@@ -90,7 +95,7 @@ POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
 
 
 def resolve(name: str) -> str:
-    """The name that a policy is kept under: `default` may be another one in a later version."""
+    """The canonical name of a policy, in lower case; `default` becomes the name of today's default policy."""
     return DEFAULT if name.lower() == "default" else name.lower()
 
 
@@ -101,9 +106,16 @@ def make_policy(
     truth: Array | None = None,
     fit: Callable[[Features, Index, Array], Posterior] | None = None,
 ) -> Policy:
-    """A policy by name (any case; `default` is the default). Raises ConfigError naming the known ones.
+    """Make a policy by its name.
 
-    fit: stands in for fitting the law with this prior, for instance to remember fits.
+    Args:
+        name: A key of `POLICIES`, or `default`; upper and lower case are the same.
+        prior: The prior of the Bayesian law.
+        truth: (N, M) scaled scores of the whole pool, for the oracle.
+        fit: Replaces the fit of the law with this prior, for instance by one that caches.
+
+    Raises:
+        ConfigError: the name is unknown, or the oracle is asked for without `truth`.
     """
     if resolve(name) not in POLICIES:
         raise ConfigError(f"no policy {name!r}; known: default ({DEFAULT}), {', '.join(POLICIES)}")

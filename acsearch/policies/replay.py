@@ -1,15 +1,17 @@
-"""A policy measured on a recorded table: what it would have recommended after exactly n finetunes.
+"""Measure a policy on a recorded table: what it would have recommended after exactly n finetunes.
 
-A pool is a random subset of the candidates. By default one search is run per benchmark, with that benchmark as the
-objective, and one with the mean of all (from which `regret_sd`); a policy sees only the scores of what it finetunes.
+A pool is a random subset of the candidates. By default one search is run for each benchmark, with that benchmark as
+the objective, and one with the mean of all (for `regret_sd`); a policy sees only the scores of candidates that it
+finetunes. The quantities:
 
-recall@k   how often the truly best candidate is among the first k of the final ranking
-finetuned  how often it is among the n finetuned ones
-regret     its score minus the best score among the finetuned ones, in the benchmark's points
-regret_sd  the same for the mean of the scaled scores, in standard deviations over the pool
+- `recall@k`: how often the truly best candidate is among the first k of the final ranking
+- `finetuned`: how often it is among the n finetuned ones
+- `regret`: its score minus the best score among the finetuned ones, in the benchmark's points
+- `regret_sd`: the same for the mean of the scaled scores, in standard deviations over the pool
 
-`first_hit` is the authors' own count: the search stops at the first n whose top three hold the best candidate, which
-only an oracle could know. It flatters, and is here for comparison with the published numbers alone.
+`first_hit` is the authors' own statistic: the search stops at the first n at which the three highest ranked candidates
+contain the best one, which only an oracle could know. It is too optimistic, and serves only for comparison with the
+published numbers.
 """
 
 from __future__ import annotations
@@ -31,13 +33,19 @@ from trainers.errors import ConfigError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over pools and its standard error."""
+    """A mean over pools with its standard error.
+
+    Attributes:
+        value: The mean.
+        error: The standard error of the mean, NaN with a single pool.
+    """
 
     value: float
     error: float
 
     @classmethod
     def of(cls, samples: Sequence[float] | Array) -> Estimate:
+        """The mean of the samples and its standard error."""
         values = np.asarray(samples, dtype=float)
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
         return cls(float(values.mean()), float(error))
@@ -45,7 +53,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Replay:
-    """Results of one policy. Keys of `benchmarks`: benchmark, then quantity."""
+    """Results of one policy.
+
+    Attributes:
+        table: Name of the table.
+        policy: Name of the policy.
+        budget: Finetunes of each search.
+        subset: Candidates of each pool.
+        repeats: Number of pools.
+        benchmarks: By benchmark, then by quantity (see above), in points of the benchmark.
+        mean: By quantity, averaged over the benchmarks.
+    """
 
     table: str
     policy: str
@@ -57,8 +75,8 @@ class Replay:
 
 
 @dataclass(eq=False)
-class _Memory:
-    """Remembers fits of one pool: searches for different objectives meet the same sets of finetuned candidates."""
+class _FitCache:
+    """Caches the fits of one pool, because searches for different objectives meet the same sets of candidates."""
 
     law: HierarchicalLaw
     fits: dict[tuple[int, ...], Posterior] = field(default_factory=dict)
@@ -82,7 +100,26 @@ def replay(
     first_hit: bool = False,
     jobs: int = 2,
 ) -> list[Replay]:
-    """Replay policies on the same random pools. Raises ConfigError when budget, subset and table do not fit."""
+    """Replay several policies on the same random pools of a recorded table.
+
+    Args:
+        table: The recorded table.
+        policies: Names of the policies.
+        prior: The prior of the Bayesian law.
+        budget: Finetunes of each search.
+        subset: Candidates of each pool; default: all of the table.
+        repeats: Number of pools.
+        seed: Seed of the pools and searches.
+        first_hit: Compute the authors' statistic instead of the exact one.
+        jobs: Number of processes.
+
+    Returns:
+        One result for each policy, in the same order.
+
+    Raises:
+        ConfigError: the subset is not within the table, the budget not within the subset, or a policy is unknown.
+        DefinitionError: the prior belongs to other definitions of A or C than the table's.
+    """
     size = len(table.representations) if subset is None else subset
     if not 2 <= size <= len(table.representations):
         raise ConfigError(
@@ -101,7 +138,7 @@ def replay(
     return [_summary(table, name, rows, index, budget, size, repeats) for index, name in enumerate(policies)]
 
 
-Row = list[dict[str, Array]]  # per policy: quantity -> (M,), or () for those of the aggregate
+Row = list[dict[str, Array]]  # per policy: quantity -> (M,), or () for `regret_sd`, which is of all benchmarks
 
 
 def _exact(
@@ -119,8 +156,8 @@ def _set_up(
     for sequence in pools:
         rng = np.random.default_rng(sequence)
         pool = table.subset(np.sort(rng.choice(len(table.representations), size, replace=False)))
-        memory = _Memory(HierarchicalLaw(prior))
-        made = [make_policy(name, prior, truth=pool.scaled, fit=memory.fit) for name in policies]
+        cache = _FitCache(HierarchicalLaw(prior))
+        made = [make_policy(name, prior, truth=pool.scaled, fit=cache.fit) for name in policies]
         yield pool, Features.of(pool), made, int(rng.integers(2**31))
 
 
@@ -153,14 +190,14 @@ def _search(pool: Table, features: Features, policy: Policy, weights: Array, bud
 
 def _state(pool: Table, features: Features, weights: Array, finetuned: Iterable[int]) -> State:
     observed = np.array(sorted(finetuned), dtype=np.intp)
-    nobody = np.empty(0, dtype=np.intp)
-    return State(features, weights, observed, pool.scaled[observed], nobody, nobody)
+    none = np.empty(0, dtype=np.intp)
+    return State(features, weights, observed, pool.scaled[observed], none, none)
 
 
 def _first_hits(
     table: Table, policies: Sequence[str], prior: Prior, pools: Iterable[np.random.SeedSequence], size: int, budget: int
 ) -> list[Row]:
-    """Finetunes until the top three first held the best, and whether that was within the budget."""
+    """Finetunes until the top three first contained the best, and whether that was within the budget."""
     rows: list[Row] = []
     for pool, features, made, seed in _set_up(table, policies, prior, pools, size):
         row: Row = []

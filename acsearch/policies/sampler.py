@@ -22,24 +22,28 @@ SCORES_ATTRIBUTE = "scores"
 
 
 class CandidateSampler(BaseSampler):
-    """Proposes rows of a pool by a `Policy`, from what the storage holds and nothing else.
+    """Proposes rows of a pool by a `Policy`, using only what the Optuna storage holds.
 
-    The study has one parameter, `candidate`, an `IntDistribution` over the pool's rows. It is an integer and not a
+    The study has one parameter, `candidate`, an `IntDistribution` over the rows of the pool. It is an integer and not a
     categorical because Optuna freezes the choices of a categorical, while a pool may grow at its end. The scores of a
-    finished trial are read from its user attribute `scores`, a mapping of benchmark to scaled score, since a trial's
-    value carries the objective alone.
+    finished trial are read from its user attribute `scores`, a mapping of benchmark to scaled score, because the value
+    of a trial is the objective alone. Parameters other than `candidate` are sampled independently and uniformly.
 
-    .. note::
-        The sampler keeps no state. Its randomness comes from (seed, trial number), so a study that is resumed
-        elsewhere proposes what it would have proposed here.
-    .. note::
-        Running trials count as pending and failed ones as excluded: neither is proposed again. Two processes that ask
-        at the same instant do not see each other's proposal; `acsearch.study.study` asks under a lock for that reason.
-    .. note::
-        Parameters other than `candidate` are sampled independently and uniformly.
+    The sampler keeps no state. Its randomness comes from (seed, trial number), so a study that is resumed on another
+    machine proposes what it would have proposed here.
 
-    Raises `acsearch.errors.PoolExhausted` from the suggestion when every candidate has been proposed. As with any
-    error inside `ask`, Optuna leaves that trial running.
+    Running trials count as pending and failed ones as excluded: neither is proposed again. Two processes that ask at
+    the same instant do not see each other's proposal; `acsearch.study.study` asks under a lock for that reason.
+
+    When every candidate has been proposed, the suggestion raises `acsearch.errors.PoolExhausted`. As with any error
+    inside `ask`, Optuna leaves that trial running.
+
+    Args:
+        policy: The policy that proposes.
+        features: A and C of the pool.
+        benchmarks: Names of the M benchmarks.
+        weights: (M,) weights of the benchmarks in the objective.
+        seed: Seed of the study.
     """
 
     def __init__(
@@ -52,11 +56,13 @@ class CandidateSampler(BaseSampler):
         self._seed = seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The one parameter `candidate`, as Optuna asks for it."""
         return {PARAMETER: IntDistribution(0, len(self._features.alignment) - 1)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """The candidate that the policy proposes for this trial."""
         if PARAMETER not in search_space:
             return {}
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
@@ -65,11 +71,12 @@ class CandidateSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        """A uniform sample of any other parameter, by seed, trial number and name."""
         seed = proposal_seed(self._seed, trial.number) ^ zlib.crc32(param_name.encode())
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 
     def state(self, trials: Sequence[FrozenTrial]) -> State:
-        """What the policy may know, read from trials."""
+        """Read the state of the search, which the policy uses, from trials."""
         rows: dict[TrialState, set[int]] = {state: set() for state in TrialState}
         scores: dict[int, Mapping[str, float]] = {}
         for trial in trials:
@@ -94,5 +101,5 @@ class CandidateSampler(BaseSampler):
 
 
 def proposal_seed(seed: int, number: int) -> int:
-    """The seed of a trial's proposal: a function of the study's seed and the trial's number alone."""
+    """The seed of a proposal, computed from the seed of the study and the number of the trial alone."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

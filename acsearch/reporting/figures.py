@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK, _LIGHT, _ACCENT = "#1f2933", "#9aa5b1", "#d64545"
-_LABELLED = 30  # candidates of a larger pool are labelled only where they were finetuned
-_LINES = 6
+_LABELLED = 30  # in a larger pool, only finetuned candidates are labelled
+_LINES = 6  # candidates in the figure of P(best)
 
 
 def figures(snapshot: Snapshot) -> dict[str, Figure]:
-    """By name, for the present state of a study."""
+    """Draw all figures for the present state of a study. Returns them by name."""
     return {"plane": plane(snapshot), "predicted": predicted(snapshot), "p_best": p_best(snapshot)}
 
 
 def plane(snapshot: Snapshot) -> Figure:
-    """Where the candidates lie in A and C (both min-max over the pool), and what the law expects there."""
+    """Draw the candidates in the plane of A and C (min-max scaled over the pool), with the contours of the law."""
     figure, axes = _axes("alignment A, over the pool from lowest to highest")
     alignment = snapshot.features.alignment @ snapshot.weights
     finetuned = [record.candidate for record in snapshot.finished if record.candidate is not None]
@@ -39,8 +39,8 @@ def plane(snapshot: Snapshot) -> Figure:
         axes.set_ylabel("correspondence C, over the pool from lowest to highest")
     axes.scatter(alignment, heights, s=36, facecolor="white", edgecolor=_INK, zorder=3, label="not finetuned")
     axes.scatter(alignment[finetuned], heights[finetuned], s=70, color=_ACCENT, zorder=4, label="finetuned, in order")
-    everyone = len(alignment) <= _LABELLED
-    shown = np.arange(len(alignment)) if everyone else np.array(finetuned, dtype=int)
+    label_all = len(alignment) <= _LABELLED
+    shown = np.arange(len(alignment)) if label_all else np.array(finetuned, dtype=int)
     texts = {
         int(row): snapshot.table.representations[row]
         + (f" ({finetuned.index(int(row)) + 1})" if int(row) in finetuned else "")
@@ -66,7 +66,7 @@ def _curve(snapshot: Snapshot, axes: Axes) -> None:
 
 
 def _law_at(snapshot: Snapshot, a: Array, c: Array | None) -> Array:
-    """(points,) the law's mean of the objective at these A (the same for all benchmarks) and C."""
+    """(points,) the mean of the law for the objective, at these A (the same for all benchmarks) and C."""
     posterior = snapshot.steps[-1].posterior
     benchmarks = len(posterior.scale)
     design = Features(np.repeat(a[:, None], benchmarks, axis=1), c).design()
@@ -76,7 +76,7 @@ def _law_at(snapshot: Snapshot, a: Array, c: Array | None) -> Array:
 
 
 def predicted(snapshot: Snapshot) -> Figure:
-    """Each finetune as the law predicted it just before, against what came out."""
+    """Draw the observed objective of each finetune against its prediction just before the finetune."""
     figure, axes = _axes(f"observed ({snapshot.unit})")
     axes.set_ylabel("predicted just before, with 80 % interval")
     texts: dict[int, str] = {}
@@ -88,7 +88,7 @@ def predicted(snapshot: Snapshot) -> Figure:
         x = snapshot.shown(record)
         low, mean, high = (float(snapshot.display(v[row])) for v in (advice.low, advice.mean, advice.high))
         if step.number == 0:
-            continue  # before the first finetune the level of a benchmark is anybody's guess
+            continue  # before the first finetune the level of a benchmark is not known
         axes.errorbar(x, mean, yerr=[[mean - low], [high - mean]], fmt="o", color=_ACCENT, ecolor=_LIGHT)
         texts[len(observed)] = f"{record.representation} ({step.number + 1})"
         observed.append(x)
@@ -105,7 +105,7 @@ def predicted(snapshot: Snapshot) -> Figure:
 
 
 def p_best(snapshot: Snapshot) -> Figure:
-    """How sure the law became of the candidates that are probably best now, and of those that were before."""
+    """Draw P(best) after each finetune, for the candidates that have or had the highest."""
     figure, axes = _axes("finetunes")
     axes.set_ylabel("P(best)")
     chances = np.stack([step.recommendation.p_best for step in snapshot.steps])  # (steps, N)
@@ -127,7 +127,7 @@ def _axes(xlabel: str) -> tuple[Figure, Axes]:
 
 
 def _label(axes: Axes, x: Array, y: Array, texts: dict[int, str]) -> None:
-    """Write each text beside its point, moved up where it would lie on one written before."""
+    """Write each text beside its point, moved up where it would overlap an earlier one."""
     width, height = np.ptp(x) or 1.0, np.ptp(y) or 1.0
     written: list[tuple[float, float]] = []
     for row in sorted(texts, key=lambda row: (y[row], x[row])):

@@ -27,7 +27,7 @@ from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_secrets
 from acsearch.reporting.figures import figures
 from acsearch.reporting.mlflow_views import experiment_tags, saved_views
-from acsearch.reporting.report import law_summary, markdown
+from acsearch.reporting.summary import law_summary, markdown
 from acsearch.runners.base import Artifacts
 from acsearch.storage.claims import Claims
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step

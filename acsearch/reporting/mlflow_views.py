@@ -1,12 +1,12 @@
 """Saved views of a study in the MLflow runs page: which runs, columns and charts to look at.
 
 MLflow keeps a saved view in an experiment tag `mlflow.sharedViewState.<key>`, a JSON envelope around the deflated state
-of the page, and opens it by that key.  `saved_views` describes ours as data, `experiment_tags` turns them into tags.
-Keys and times are fixed, so installing twice changes nothing and a newer release replaces its own views only; MLflow
-has no way to edit a saved view, a user who changes one saves it under another key.
+of the page, and opens it by that key. `saved_views` describes the views as data, `experiment_tags` turns them into
+tags. Keys and times are fixed, so installing twice changes nothing and a newer release replaces its own views only.
+MLflow cannot edit a saved view: a user who changes one saves it under another key.
 
-Runs are told apart by the tag `acsearch.kind`: `study` (one), `score` (one per candidate) and `finetune`.  A chart
-draws only the runs that carry all of its metrics, so one page can hold charts of finetunes and of all candidates.
+The tag `acsearch.kind` gives the kind of a run: `study` (one), `score` (one per candidate) or `finetune`. A chart draws
+only the runs that carry all of its metrics, so one page can hold charts of finetunes and of all candidates.
 
 Source: the types ExperimentPageUIState and RunsChartsCardConfig in the JavaScript of MLflow 3.17.2.
 """
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 TAG_PREFIX = "mlflow.sharedViewState."
 TAG_LIMIT = 20_000  # characters, MLflow's limit on the value of an experiment tag
-FIRST_SAVED = 1_735_689_600_000  # ms, the start of 2025: older than any view a user saves, which MLflow lists first
+FIRST_SAVED = 1_735_689_600_000  # ms, the start of 2025: older than any view of a user, which MLflow then lists first
 
 SCORE = "agg/score"
 ALIGNMENT = "score/A"
@@ -37,14 +37,27 @@ Json = dict[str, object]
 
 @dataclass(frozen=True)
 class Card:
-    """One chart of some metrics: the x, y and z axes, the parallel axes, or the lines.  MLflow writes its title."""
+    """One chart; MLflow writes its title.
 
-    kind: str  # SCATTER, CONTOUR, PARALLEL, BAR or LINE
+    Attributes:
+        kind: SCATTER, CONTOUR, PARALLEL, BAR or LINE.
+        metrics: The metrics of the x, y and z axes, of the parallel axes, or of the lines.
+    """
+
+    kind: str
     metrics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Section:
+    """A titled group of charts.
+
+    Attributes:
+        title: The title.
+        cards: The charts.
+        per_row: Number of charts in a row.
+    """
+
     title: str
     cards: tuple[Card, ...]
     per_row: int = 3
@@ -52,23 +65,35 @@ class Section:
 
 @dataclass(frozen=True)
 class SavedView:
-    """A page of runs; without sections it is a table."""
+    """A view of the runs page; without sections it is a table.
+
+    Attributes:
+        key: The key by which MLflow opens it.
+        name: The name that MLflow lists.
+        runs: Which runs are shown, in the search syntax of MLflow.
+        columns: The columns of the table.
+        created: Time of creation in ms since 1970; MLflow lists the newest first.
+        order_by: The column that runs are sorted by.
+        sections: The groups of charts.
+        uncharted: Metrics of these runs that get no chart of their own.
+    """
 
     key: str
     name: str
-    runs: str  # which, in MLflow's search syntax
+    runs: str
     columns: tuple[str, ...]
-    created: int  # ms since 1970; MLflow lists the newest first
+    created: int
     order_by: str = f"metrics.`{SCORE}`"
     sections: tuple[Section, ...] = ()
-    uncharted: tuple[str, ...] = ()  # metrics these runs log that get no chart of their own
+    uncharted: tuple[str, ...] = ()
 
     @property
     def tag(self) -> str:
+        """The name of the experiment tag."""
         return TAG_PREFIX + self.key
 
     def state(self) -> Json:
-        """The state of the page as MLflow's interface would have saved it."""
+        """The state of the page, as the interface of MLflow would save it."""
         page: Json = {
             "searchFilter": self.runs,
             "orderByKey": self.order_by,
@@ -84,7 +109,7 @@ class SavedView:
             for s, section in enumerate(self.sections)
             for c, card in enumerate(section.cards)
         ]
-        # MLflow adds a chart for every metric that is no card's `metricKey`; a deleted card keeps the place empty.
+        # MLflow adds a chart for every metric that is no card's `metricKey`, unless there is a deleted card for it.
         charted = {card.get("metricKey") for card in cards}
         for metric in dict.fromkeys(self.uncharted):
             if metric not in charted:
@@ -97,7 +122,11 @@ class SavedView:
         return page | {"compareRunCharts": cards, "compareRunSections": sections, "isAccordionReordered": True}
 
     def value(self) -> str:
-        """The tag's value.  Raises ValueError when it is longer than MLflow accepts."""
+        """The value of the experiment tag.
+
+        Raises:
+            ValueError: it is longer than MLflow accepts.
+        """
         state = "deflate;" + base64.b64encode(zlib.compress(json.dumps(self.state()).encode())).decode()
         value = json.dumps({"name": self.name, "createdAt": self.created, "updatedAt": self.created, "state": state})
         if len(value) > TAG_LIMIT:
@@ -105,7 +134,7 @@ class SavedView:
         return value
 
     def fragment(self, experiment_id: str) -> str:
-        """What follows the server's address: `http://host:port/` + fragment opens the view."""
+        """The end of the address that opens the view: `http://host:port/` + fragment."""
         query = f"viewStateShareKey={self.key}&compareRunsMode={'CHART' if self.sections else 'TABLE'}"
         return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&{query}"
 
@@ -113,10 +142,12 @@ class SavedView:
 def saved_views(
     benchmarks: Sequence[str], *, has_correspondence: bool, uncharted: Sequence[str] = ()
 ) -> tuple[SavedView, ...]:
-    """The views of an experiment, in reading order.
+    """Describe the views of an experiment, in the order in which to read them.
 
-    benchmarks: names as logged in `bench/<name>`.  has_correspondence: whether the runs carry `score/C`.
-    uncharted: other metrics of any run, such as `train/loss`, that MLflow would add to these pages.
+    Args:
+        benchmarks: Names of the benchmarks, as logged in `bench/<name>`.
+        has_correspondence: Whether the runs have the metric `score/C`.
+        uncharted: Other metrics of any run, such as `train/loss`, for which MLflow would add charts.
     """
     scores = (ALIGNMENT, CORRESPONDENCE) if has_correspondence else (ALIGNMENT,)
     bench = tuple(f"bench/{name}" for name in benchmarks)
@@ -173,11 +204,11 @@ def saved_views(
 
 
 def experiment_tags(views: Iterable[SavedView]) -> dict[str, str]:
-    """Tags to set on the experiment: the views, the metric shown first, and the kind that picks MLflow's layout."""
+    """The tags of an experiment: its views, the metric shown first, and the kind, which selects MLflow's layout."""
     return {view.tag: view.value() for view in views} | {
         "mlflow.experiment.primaryMetric.name": SCORE,
         "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
-        "mlflow.experimentKind": "custom_model_development",  # else the first visitor is asked
+        "mlflow.experimentKind": "custom_model_development",  # without it, MLflow asks the first visitor
     }
 
 
@@ -186,7 +217,7 @@ def _columns(*metrics: str) -> tuple[str, ...]:
 
 
 def _card(card: Card, uuid: str, section: str) -> Json:
-    """The card as MLflow writes it."""
+    """A chart as MLflow saves it."""
     common: Json = {"uuid": uuid, "type": card.kind, "metricSectionId": section}
     if card.kind in ("SCATTER", "CONTOUR"):
         axes = zip(("xaxis", "yaxis", "zaxis"), card.metrics, strict=False)

@@ -1,4 +1,4 @@
-"""Opening the MLflow record, where its server or database is."""
+"""Open the MLflow record of a study on a tracking server or in a database."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 
 def open_record(home: Home, study: str) -> Record:
-    """The MLflow record of a study.
+    """Open the MLflow record of a study.
+
+    Args:
+        home: Where studies and their records are.
+        study: Name of the study.
 
     Raises:
         StudyError: the tracking server does not answer, or its store cannot be used.
     """
     uri, file = home.tracking_uri, sqlite_file(home.tracking_uri, "--tracking", "experiments")
     _check_answers(uri)
-    from acsearch.reporting.mlflow_record import Record  # only now: MLflow takes seconds, a server may not be there
+    from acsearch.reporting.mlflow_record import Record  # importing MLflow takes seconds; the server may be away
 
     if file is None:
         return Record(uri, None, home.claims(study))
@@ -34,12 +38,12 @@ def open_record(home: Home, study: str) -> Record:
 
 
 def _check_answers(uri: str) -> None:
-    """Ask a tracking server whether it is there, since MLflow's own client tries for minutes."""
+    """Raise StudyError when a tracking server does not answer, because MLflow's own client tries for minutes."""
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{without_userinfo(uri).rstrip('/')}/health", timeout=10).close()
         except urllib.error.HTTPError:
-            pass  # it answers; what it thinks of us, the client will hear
+            pass  # it answers; the client reports what is wrong
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = without_secrets(str(getattr(error, "reason", error)))
             raise StudyError(f"--tracking {redact(uri)}: no answer: {reason}") from error

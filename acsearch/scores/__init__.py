@@ -1,7 +1,8 @@
-"""Scores of a candidate before it is finetuned: features or a stage-1 model in, one number out.
+"""Scores of a candidate before it is finetuned: computed from its features, or from a stage-1 model.
 
-Scores of different definitions are different things and never share a fit: each has an id, and a version that is raised
-when the same input would no longer give the same number. `SCORES` lists them; a new score is one more row.
+Scores of different definitions measure different things and are never used in one fit. Each definition has a version,
+which is raised when the same input would no longer give the same number. `SCORES` lists them; a new score is one more
+row.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ScoreDefinition:
-    """What a score is.
+    """The definition of a score.
 
-    law: the axis of the AC law it may stand on, alignment or correspondence.  needs: features of the vision
-    representation alone, or a model whose connector was trained (stage 1).
+    Attributes:
+        definition: Its name, such as `C_compat`.
+        version: Raised when the same input no longer gives the same number.
+        law: The variable of the AC law that it measures: alignment A or correspondence C.
+        needs: What it is computed from: features of the vision representation, or a model after stage 1.
+        unit: Unit of the number.
+        summary: One line for tables and help.
     """
 
     definition: str
@@ -28,7 +34,7 @@ class ScoreDefinition:
 
     @property
     def id(self) -> str:
-        """Definition and version: what a stored value is labelled with."""
+        """Definition and version, such as `C/1`; stored values are labelled with it."""
         return f"{self.definition}/{self.version}"
 
 

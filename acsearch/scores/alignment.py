@@ -1,15 +1,15 @@
-"""A: how well a connector that was trained for itself (stage 1) makes images speak the language model's language.
+"""Alignment A: how well a connector maps image features into the language model, after it was trained alone (stage 1).
 
-Two definitions, which are two different scores:
+There are two definitions, which are two different scores:
 
-A_ll    log-likelihood, in nats per token, of captions given their image; higher (nearer 0) is better. Mean over the
-        samples of each one's mean over its tokens. "A_ll" takes captions that the connector was not trained on,
-        "A_ll_train", as the paper, captions of its own training data. Source: arXiv 2408.16357v3, section 3.3.
-A_cos   mean over images and the representation's tokens of the cosine to the nearest token of a reference model for the
-        same image, mean over the reference models: those of CLIP at 224 and 336 pixels. Source: the same, v1.
+- `A_ll` is the log-likelihood of captions given their image, in nats per token; higher (nearer 0) is better. It is the
+  mean over samples of the mean over the tokens of each. `A_ll` takes captions that the connector was not trained on;
+  `A_ll_train`, as the paper, takes captions of its training data. Source: arXiv 2408.16357v3, section 3.3.
+- `A_cos` is the cosine of each token of the representation to the nearest token of a reference model for the same
+  image, averaged over tokens, images and reference models (CLIP at 224 and 336 pixels). Source: arXiv 2408.16357v1.
 
-Computed in float32. The published A_cos values were computed in bfloat16, where the similarity of a model with itself
-comes out as 1.002 to 1.008; here it is 1.
+Both are computed in float32. The published A_cos values were computed in bfloat16, where the similarity of a model with
+itself comes out as 1.002 to 1.008; here it is 1.
 """
 
 from __future__ import annotations
@@ -36,9 +36,14 @@ _EPS = 1e-10
 
 @dataclass(frozen=True)
 class LikelihoodResult:
-    """A_ll. value: mean over samples of their mean log-likelihood per token.  standard_error: of it.
+    """The result of A_ll.
 
-    token_weighted: mean over all tokens, which is minus the training loss; longer captions count more in it.
+    Attributes:
+        value: Mean over samples of their mean log-likelihood per token, in nats.
+        standard_error: Standard error of `value`, NaN with a single sample.
+        token_weighted: Mean over all tokens, which is minus the training loss; longer captions count more.
+        samples: Number of samples.
+        tokens: Number of caption tokens.
     """
 
     value: float
@@ -48,26 +53,41 @@ class LikelihoodResult:
     tokens: int
 
     def to_json(self) -> dict[str, Any]:
+        """All values, as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class CosineResult:
-    """A_cos. value: mean over the references.  by_reference: in their order.  images: how many."""
+    """The result of A_cos.
+
+    Attributes:
+        value: Mean over the reference models.
+        by_reference: The value for each reference model, in the order given.
+        images: Number of images.
+    """
 
     value: float
     by_reference: tuple[float, ...]
     images: int
 
     def to_json(self) -> dict[str, Any]:
+        """All values, as JSON types."""
         return asdict(self)
 
 
 def caption_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean log-likelihood per caption token of each sample: (batch,) float32.
+    """Mean log-likelihood per caption token of each sample.
 
-    logits: (batch, T, vocabulary), those at t predict the token at t + 1.  labels: (batch, T) token ids, IGNORED where
-    image and prompt are.  Raises DataError for a sample without a caption token.
+    Args:
+        logits: (batch, T, vocabulary); those at position t predict the token at t + 1.
+        labels: (batch, T) token ids, `IGNORE_INDEX` at the positions of image and prompt.
+
+    Returns:
+        (batch,) float32, in nats per token.
+
+    Raises:
+        DataError: a sample has no caption token.
     """
     targets = labels[:, 1:]
     losses = functional.cross_entropy(
@@ -77,16 +97,24 @@ def caption_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cosine_alignment(tokens: Tensor, reference: Tensor) -> float:
-    """Mean over `tokens` of the cosine to the nearest of `reference`, wherever that is in the image.
+    """Mean over the tokens of the cosine to the nearest reference token, wherever in the image that is.
 
-    tokens: (n, width).  reference: (m, width) of the same image. Not symmetric. Raises TrainingError where the widths
-    differ: the two were not trained for one language model.
+    Args:
+        tokens: (n, width) projected tokens of an image.
+        reference: (m, width) tokens of a reference model for the same image. The score is not symmetric in the two.
+
+    Raises:
+        TrainingError: the widths differ, so the two models have different language models.
     """
     return float(_nearest(tokens[None], reference[None])[0])
 
 
 def alignment_ll(model: MultimodalModel, batches: Iterable[Batch]) -> LikelihoodResult:
-    """A_ll of a stage-1 model on batches of captions. Raises DataError when a sample has no caption token."""
+    """Compute A_ll of a stage-1 model on batches of captions.
+
+    Raises:
+        DataError: there is no batch, or a sample has no caption token.
+    """
     means: list[Tensor] = []
     total, tokens = 0.0, 0
     with torch.inference_mode():
@@ -105,9 +133,17 @@ def alignment_ll(model: MultimodalModel, batches: Iterable[Batch]) -> Likelihood
 def alignment_cos(
     model: MultimodalModel, references: Sequence[MultimodalModel], images: Sequence[Image], *, batch_size: int = 16
 ) -> CosineResult:
-    """A_cos of a stage-1 model by reference models of the same language model, as CLIP at 224 and at 336 pixels.
+    """Compute A_cos of a stage-1 model.
 
-    Raises DataError without images or references, TrainingError where a reference belongs to another language model.
+    Args:
+        model: The stage-1 model.
+        references: Stage-1 models with the same language model, such as those of CLIP at 224 and at 336 pixels.
+        images: The images to compare on.
+        batch_size: Images at a time; the result does not depend on it.
+
+    Raises:
+        DataError: no image or no reference model was given.
+        TrainingError: a reference model has another language model.
     """
     if not images or not references:
         raise DataError(f"A_cos needs images and reference models, got {len(images)} and {len(references)}")

@@ -1,13 +1,15 @@
-"""C_compat: C as the AC law's authors compute it, to compare with their published numbers and for nothing else.
+"""C_compat: C as the authors of the AC law compute it. It only serves to compare with their published numbers.
 
-What differs from C, faithfully (arXiv 2408.16357, C_score/ of its code):
+What differs from C (arXiv 2408.16357, folder C_score/ of its code):
+
 - images are stretched to a square, while keypoints are placed as if they had been padded to one, 840 pixels wide; so
   on pictures that are not square, features and keypoints do not line up;
 - every encoder's pixels are scaled to [-1, 1], whatever it was trained on;
 - a cell is predicted by a soft-argmax whose other cells count with similarity zero, and its position is its corner
   plus half a cell, rounded down;
-- features of several encoders are normalised each, joined, and normalised again.
-It is the mean over pairs, as C is: their "weighted per image".
+- features of several encoders are each normalised, joined, and normalised again.
+
+It is a mean over pairs, as C is; the authors call it "weighted per image".
 """
 
 from __future__ import annotations
@@ -35,10 +37,16 @@ DECODE = "soft, zero outside"
 
 
 def compat_correspondence(features: Sequence[Tensor], pairs: Pairs, *, alpha: float = ALPHA) -> CorrespondenceResult:
-    """C_compat of one or more encoders' maps of stretched images.
+    """Compute C_compat from the feature maps of one or more encoders.
 
-    features: (images, side, side, channels) each, on one grid, each of unit length where there are several.
-    Raises DataError for a grid that is not square, or maps that are not those of the pairs.
+    Args:
+        features: (images, side, side, channels) of stretched images for each encoder, all on one grid; where there are
+            several encoders, normalised to unit length.
+        pairs: The pairs.
+        alpha: Share of the longer side of the box that counts as found.
+
+    Raises:
+        DataError: the grid is not square, or the maps are not those of the images of the pairs.
     """
     side = features[0].shape[1]
     for one in features:
@@ -53,7 +61,13 @@ def compat_correspondence(features: Sequence[Tensor], pairs: Pairs, *, alpha: fl
 
 
 def place_compat(pairs: Pairs, side: int, *, alpha: float = ALPHA) -> Queries:
-    """Keypoints on the padded canvas, and the cells that are taken to lie under them."""
+    """Place the keypoints on the padded canvas, as the authors do.
+
+    Args:
+        pairs: The pairs.
+        side: Cells of a side of the grid.
+        alpha: Share of the longer side of the box that counts as found.
+    """
     longest = pairs.sizes.max(axis=1, keepdims=True)
     content = np.around(CANVAS * pairs.sizes / longest)
     offset = np.floor((CANVAS - content) / 2)  # (images, 2)
@@ -73,5 +87,5 @@ def place_compat(pairs: Pairs, side: int, *, alpha: float = ALPHA) -> Queries:
 
 
 def compat_spec(spec: EncoderSpec) -> EncoderSpec:
-    """The encoder as the authors' script feeds it: pixels in [-1, 1]."""
+    """The same encoder with the normalisation of the authors' script, which scales pixels to [-1, 1]."""
     return replace(spec, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

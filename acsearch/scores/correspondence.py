@@ -1,14 +1,14 @@
-"""C: how well a representation's features find the same place in another picture of the same kind of thing.
+"""Correspondence C: how well features match keypoints between two images of objects of the same category.
 
-Per-image PCK@0.10 of nearest neighbours by cosine similarity, measured properly on exactly the map that the connector
-receives: each encoder's own normalisation, size and layer, the joined channels, the native grid, and keypoints moved
-by the very frame that moved the pixels.
+It is per-image PCK@0.10 of nearest neighbours by cosine similarity, on exactly the feature map that the connector
+receives: with each encoder's own normalisation, size and layer, the joined channels and the native grid. Keypoints are
+moved by the same frame as the pixels.
 
     source keypoint -> frame -> the cell it lies in      position in pixels is counted from the outer corner of the
     best target cell -> its centre -> target image       top left pixel; a cell's centre is at (column + 0.5, row + 0.5)
     found when nearer than alpha * max(box width, box height), in pixels of the original target image
 
-`compat.py` measures C as the AC law's authors do. The two are different scores.
+`acsearch.scores.compat` computes C as the authors of the AC law do. The two are different scores.
 """
 
 from __future__ import annotations
@@ -45,13 +45,23 @@ def correspondence(
     temperature: float = TEMPERATURE,
     extent: float | None = None,
 ) -> CorrespondenceResult:
-    """C of features: one map, or several that are joined by their channels (already as the joining says, see
-    `extract.on_grid`).
+    """Compute C from one feature map, or from several whose channels are joined.
 
-    features: (images, height, width, channels) in the order of `pairs.images`.  frames: of the same images.
-    extent: pixels of the frame's side that the grid covers, where a network drops what fills no patch; default: all.
-    window, temperature: of the soft decoding.
-    Raises DataError when features or frames are not those of the pairs, ConfigError for an unknown decoding.
+    Args:
+        features: (images, height, width, channels) in the order of `pairs.images`; several maps must be prepared as
+            their joining says, see `acsearch.scores.extract.on_grid`.
+        pairs: The pairs.
+        frames: How each image was placed in the encoder's square, in the same order.
+        alpha: Share of the longer side of the box that counts as found.
+        decode: `argmax` or `soft`.
+        window: Cells on each side of the best one, for the soft decoding.
+        temperature: Temperature of the soft decoding.
+        extent: Pixels of the frame's side that the grid covers, where an encoder drops pixels that fill no patch;
+            default: all.
+
+    Raises:
+        DataError: the features or frames are not those of the images of the pairs.
+        ConfigError: the decoding is unknown.
     """
     maps = [features] if isinstance(features, Tensor) else list(features)
     for one in maps:
@@ -76,9 +86,22 @@ def from_products(
     window: int = WINDOW,
     temperature: float = TEMPERATURE,
 ) -> CorrespondenceResult:
-    """C of a combination from what `products` gave for each of its parts, on the same queries.
+    """Compute C of a combination of encoders from the dot products of each.
 
-    Exactly C of the joined map: for "concat" from the parts' raw features, for "normconcat" from normalised ones.
+    It equals C of the joined map exactly: for the joining `concat` with products of raw features, for `normconcat`
+    with products of normalised ones.
+
+    Args:
+        parts: What `products` returned for each encoder, on the same queries.
+        queries: The queries.
+        pairs: The pairs that the queries belong to.
+        alpha: Share of the longer side of the box that counts as found.
+        decode: `argmax` or `soft`.
+        window: Cells on each side of the best one, for the soft decoding.
+        temperature: Temperature of the soft decoding.
+
+    Raises:
+        ConfigError: the decoding is unknown.
     """
     return evaluate(parts, queries, pairs, _decoder(decode, window, temperature), alpha=alpha, name=decode)
 
@@ -86,7 +109,18 @@ def from_products(
 def place(
     pairs: Pairs, frames: Sequence[Frame], grid: tuple[int, int], *, alpha: float = ALPHA, extent: float | None = None
 ) -> Queries:
-    """Where the pairs' keypoints lie on a grid of features. grid: height and width.  Others as in `correspondence`."""
+    """Place the keypoints of the pairs on a grid of features.
+
+    Args:
+        pairs: The pairs.
+        frames: How each image was placed in the encoder's square, in the order of `pairs.images`.
+        grid: Height and width of the grid, in cells.
+        alpha: Share of the longer side of the box that counts as found.
+        extent: Pixels of the frame's side that the grid covers; default: all.
+
+    Raises:
+        DataError: there is not one frame for each image.
+    """
     if len(frames) != len(pairs.images):
         raise DataError(f"{len(frames)} frames for {len(pairs.images)} images; expected one for each")
     scale = np.array([(one.scale_x, one.scale_y) for one in frames])
@@ -107,7 +141,7 @@ def place(
 
 
 def box_size(pairs: Pairs) -> Array:
-    """(P,) the longer side of the target's box, in pixels of the target image."""
+    """(P,) the longer side of each pair's target box, in pixels of the target image."""
     longer: Array = np.maximum(pairs.boxes[:, 2] - pairs.boxes[:, 0], pairs.boxes[:, 3] - pairs.boxes[:, 1])
     return longer
 

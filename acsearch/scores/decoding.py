@@ -1,4 +1,4 @@
-"""From the similarities of a keypoint with every cell of the target image to a position on its grid."""
+"""Decoding: from the similarities of a keypoint to all cells of the target image to a position on the grid."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-WINDOW = 5  # cells to each side of the best one
+WINDOW = 5  # cells on each side of the most similar one
 TEMPERATURE = 0.02
 
 
 def argmax(cosines: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(n, height * width) -> (n, 2) column and row of the best cell, of equal ones the first."""
+    """Take the most similar cell, the first one of equals.
+
+    Args:
+        cosines: (n, height * width) similarities.
+        grid: Height and width of the grid, in cells.
+
+    Returns:
+        (n, 2) column and row.
+    """
     best = cosines.argmax(dim=1)
     return torch.stack([best % grid[1], best // grid[1]], dim=1).double()
 
@@ -25,10 +33,18 @@ def soft_argmax(
     temperature: float = TEMPERATURE,
     outside: Literal["left out", "zero"] = "left out",
 ) -> Tensor:
-    """(n, height * width) -> (n, 2) column and row expected under a softmax around the best cell.
+    """Take the expected position under a softmax around the most similar cell.
 
-    The window reaches `window` cells to each side of it. outside: other cells are left out; or they take part with
-    similarity zero, as in the AC law's code, which draws weak encoders' predictions towards the centre of the image.
+    Args:
+        cosines: (n, height * width) similarities.
+        grid: Height and width of the grid, in cells.
+        window: Cells on each side of the most similar one that take part.
+        temperature: Temperature of the softmax.
+        outside: Whether the cells outside the window are left out, or take part with similarity zero. The code of the
+            AC law does the latter, which pulls the predictions of weak encoders towards the centre of the image.
+
+    Returns:
+        (n, 2) column and row, with fractions.
     """
     height, width = grid
     best = cosines.argmax(dim=1)

@@ -1,7 +1,7 @@
-"""Features of the pairs' images, and C of a vision representation from beginning to end.
+"""Feature extraction for the images of pairs, and C of a vision representation from beginning to end.
 
-Only distinct images are encoded (SPair-71k's 12,234 test pairs have 481). Encoders are kept apart until their dot
-products are added, so a combination of encoders costs nothing that they have not cost already:
+Only distinct images are encoded (the 12,234 test pairs of SPair-71k have 481). The features of several encoders are
+kept separate until their dot products are added, so features that were extracted once serve every combination:
 
     parts = {name: extract(vision, pairs) for ...}                # once per encoder
     correspondence(on_grid([parts["clip"], parts["dino"]], joining), pairs, frames)
@@ -9,7 +9,7 @@ products are added, so a combination of encoders costs nothing that they have no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -28,21 +28,30 @@ from trainers.encoders.images import SQUASH, Frame, content_seed, frame, open_im
 from trainers.encoders.joined import VisionRepresentation, build_representation, join
 from trainers.errors import DataError
 from trainers.representation import Joining, Representation
+from trainers.utils.progress import CountCallback
 
 if TYPE_CHECKING:
     from acsearch.scores.pairs import Pairs
 
-Progress = Callable[[int, int], None]  # images done, of how many
-_THREADS = 8  # that open images, while the encoders are at work
+_THREADS = 8  # that open images while the encoders compute
 
 
 def extract(
-    vision: VisionRepresentation, pairs: Pairs, *, batch_size: int = 16, progress: Progress | None = None
+    vision: VisionRepresentation, pairs: Pairs, *, batch_size: int = 16, progress: CountCallback | None = None
 ) -> list[Tensor]:
-    """Per encoder (images, height, width, channels), unjoined, in the order of `pairs.images`, on its device.
+    """Encode the images of pairs. Memory holds the features and a few batches of images.
 
-    Holds these and a few batches of images in memory. Raises DataError naming an image that cannot be read or is not of
-    the size that the pairs state.
+    Args:
+        vision: The vision representation.
+        pairs: The pairs.
+        batch_size: Images at a time.
+        progress: Called after each batch with the number of images done and the number of all.
+
+    Returns:
+        For each encoder (images, height, width, channels), not joined, in the order of `pairs.images`, on its device.
+
+    Raises:
+        DataError: an image cannot be read, or does not have the size that the pairs state.
     """
     parts = vision.encoders
     maps: list[Tensor] = []
@@ -60,19 +69,27 @@ def extract(
 
 
 def on_grid(parts: Sequence[Tensor], joining: Joining) -> list[Tensor]:
-    """The parts as `join` would join them, still apart: on the common grid, and normalised where it says so."""
+    """Prepare the feature maps of several encoders as `join` does, but without joining them.
+
+    Args:
+        parts: (images, height, width, channels) for each encoder.
+        joining: How they are joined.
+
+    Returns:
+        The maps on the common grid, normalised where the joining says so.
+    """
     grid = joining.grid or (parts[0].shape[1] if len({part.shape[1:3] for part in parts}) > 1 else None)
     return [join([part], replace(joining, grid=grid)) for part in parts]
 
 
 def frames(vision: VisionRepresentation, pairs: Pairs) -> list[Frame]:
-    """Where each image lies in the first encoder's square, on whose grid the features are joined."""
+    """How each image of the pairs is placed in the square of the first encoder, on whose grid features are joined."""
     size = vision.encoders[0].size
     return [frame(int(width), int(height), size, vision.policy) for width, height in pairs.sizes]
 
 
 def extent(vision: VisionRepresentation) -> float:
-    """Pixels of the first encoder's side that its grid covers: 378 of 384 with patches of 14."""
+    """Pixels of the side of the first encoder that its grid covers, for instance 378 of 384 with patches of 14."""
     encoder = vision.encoders[0]
     covered = encoder.grid[1] * encoder.spec.patch
     return covered if encoder.size - encoder.spec.patch < covered <= encoder.size else encoder.size
@@ -85,9 +102,22 @@ def measure(
     alpha: float = ALPHA,
     decode: str = "argmax",
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> CorrespondenceResult:
-    """C of a vision representation."""
+    """Compute C of a vision representation.
+
+    Args:
+        vision: The vision representation.
+        pairs: The pairs.
+        alpha: Share of the longer side of the box that counts as found.
+        decode: `argmax` or `soft`.
+        batch_size: Images at a time.
+        progress: Called after each batch with the number of images done and the number of all.
+
+    Raises:
+        DataError: an image cannot be read, or does not have the size that the pairs state.
+        ConfigError: the decoding is unknown.
+    """
     parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), vision.joining)
     return correspondence(parts, pairs, frames(vision, pairs), alpha=alpha, decode=decode, extent=extent(vision))
 
@@ -101,9 +131,25 @@ def measure_compat(
     dtype: torch.dtype = torch.float32,
     alpha: float = ALPHA,
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: CountCallback | None = None,
 ) -> CorrespondenceResult:
-    """C_compat of a representation's encoders, whatever its joining and connector: the authors' code knows neither."""
+    """Compute C_compat of the encoders of a representation.
+
+    Joining and connector of the representation are ignored, because the authors' code knows neither.
+
+    Args:
+        representation: The representation.
+        registry: The encoders.
+        pairs: The pairs.
+        device: Device of the encoders.
+        dtype: Precision of the encoders.
+        alpha: Share of the longer side of the box that counts as found.
+        batch_size: Images at a time.
+        progress: Called after each batch with the number of images done and the number of all.
+
+    Raises:
+        DataError: an image cannot be read or does not have the stated size, or the grid is not square.
+    """
     stretched = Registry({name: compat_spec(spec) for name, spec in registry.items()})
     joining = Joining("normconcat")
     vision = build_representation(
@@ -114,7 +160,7 @@ def measure_compat(
 
 
 def _batches(vision: VisionRepresentation, pairs: Pairs, batch_size: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Per part (batch, 3, size, size) uint8, and the images' seeds. Opened ahead by threads."""
+    """For each encoder (batch, 3, size, size) uint8, and the seeds of the images. Threads open images ahead of use."""
 
     def prepare(place: int) -> tuple[tuple[Tensor, ...], int]:
         return _prepare(vision, pairs.images[place], pairs.sizes[place])

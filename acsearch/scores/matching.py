@@ -1,10 +1,10 @@
-"""Which cell of the target image each keypoint of the source image looks most like.
+"""Similarity of each keypoint of a source image to all cells of the target image.
 
-Only the keypoints' own cells are compared, and the pairs are taken target by target, so each target's map is read once
-and one matrix product serves all keypoints that look for a counterpart in it.
+Only the cells of keypoints are compared, and the pairs are sorted by their target image, so each target's feature map
+is read once, and one matrix product serves all keypoints that are searched for in it.
 
-What a feature map gives is kept as dot products and squared lengths, which add up over the channels. So C of several
-encoders joined comes from what each of them gave alone, exactly, without their features:
+Dot products and squared lengths are kept, because they add up over channels. So C of several joined encoders is
+computed exactly from the products of each encoder, without their features:
 
     cosine of [a1, a2] and [b1, b2]  =  (<a1, b1> + <a2, b2>) / sqrt((|a1|^2 + |a2|^2) (|b1|^2 + |b2|^2))
 """
@@ -24,18 +24,25 @@ if TYPE_CHECKING:
     from acsearch.scores.pairs import Flags, Pairs
 
 _ROWS = 4096  # keypoints decoded at a time, which bounds memory
-_TINY = 1e-30  # instead of a length of zero
+_TINY = 1e-30  # replaces a length of zero
 
 
 @dataclass(frozen=True, eq=False)
 class Queries:
     """All Q keypoints of all pairs, sorted by their target image, on a grid of cells.
 
-    grid: height and width.  pair, slot: (Q,) where each keypoint is in `Pairs`.
-    source: (Q,) its image.  cell: (Q,) row-major place of its cell there.
-    targets: (T,) the target images; the keypoints of targets[t] are starts[t] to starts[t + 1].
-    scale, shift: (Q, 2) from a cell's column and row in the target to the pixels of `truth`: cell * scale + shift.
-    truth: (Q, 2) where the counterpart is.  tolerance: (Q,) how far from it a prediction may be.
+    Attributes:
+        grid: Height and width of the grid, in cells.
+        pair: (Q,) the pair of each keypoint, a row of `Pairs`.
+        slot: (Q,) the column of each keypoint in the arrays of `Pairs`.
+        source: (Q,) the source image, a row of `Pairs.images`.
+        cell: (Q,) the cell of the keypoint in the source image, row-major.
+        targets: (T,) the target images; the keypoints of `targets[t]` are `starts[t]` to `starts[t + 1]`.
+        starts: (T + 1,) see `targets`.
+        scale: (Q, 2) with `shift` maps column and row of a target cell to pixels of `truth`: cell * scale + shift.
+        shift: (Q, 2) see `scale`.
+        truth: (Q, 2) x and y of the corresponding keypoint.
+        tolerance: (Q,) distance from the truth below which a prediction is correct.
     """
 
     grid: tuple[int, int]
@@ -51,26 +58,33 @@ class Queries:
     tolerance: Array
 
     def correct(self, cells: Array) -> Flags:
-        """(Q,) whether predictions, (Q, 2) column and row of a cell (fractions allowed), are close enough."""
+        """Whether predictions are within the tolerance.
+
+        Args:
+            cells: (Q, 2) predicted column and row in the target image; fractions are allowed.
+
+        Returns:
+            (Q,) booleans.
+        """
         error = np.linalg.norm(cells * self.scale + self.shift - self.truth, axis=1)
         found: Flags = error < self.tolerance
         return found
 
     @property
     def same_cells(self) -> Array:
-        """(Q, 2) what a pure position code predicts: the cell where the keypoint is in the source image."""
+        """(Q, 2) column and row of the keypoint in the source image, which features of position alone would predict."""
         return np.stack([self.cell % self.grid[1], self.cell // self.grid[1]], axis=1).astype(float)
 
     @property
     def nearest_cells(self) -> Array:
-        """(Q, 2) the cells that are nearest to the truth: what perfect features predict on this grid."""
+        """(Q, 2) the column and row nearest to the truth, which perfect features would predict on this grid."""
         most = np.array([self.grid[1] - 1, self.grid[0] - 1])
         nearest: Array = np.clip(np.rint((self.truth - self.shift) / self.scale), 0, most)
         return nearest
 
     @property
     def row(self) -> Index:
-        """(Q,) place of each keypoint's target image in `targets`."""
+        """(Q,) the index in `targets` of the target image of each keypoint."""
         return np.repeat(np.arange(len(self.targets)), np.diff(self.starts))
 
 
@@ -83,10 +97,16 @@ def make_queries(
     scale: Array,
     shift: Array,
 ) -> Queries:
-    """Queries from the same per pair.
+    """Make queries from values that are given for each pair. For their meaning see `Queries`.
 
-    source_cells: (P, K, 2) column and row of the keypoints' cells, floored; those outside the grid take the nearest.
-    truth: (P, K, 2).  tolerance: (P,).  scale, shift: (P, 2).
+    Args:
+        pairs: The P pairs, with up to K keypoints each.
+        grid: Height and width of the grid, in cells.
+        source_cells: (P, K, 2) column and row of the cell of each keypoint; those outside the grid are clipped to it.
+        truth: (P, K, 2) pixels.
+        tolerance: (P,) pixels.
+        scale: (P, 2) pixels per cell.
+        shift: (P, 2) pixels.
     """
     pair, slot = np.nonzero(pairs.mask)
     order = np.argsort(pairs.target[pair], kind="stable")
@@ -111,9 +131,12 @@ def make_queries(
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """What an encoder's features give for a set of Q queries over T target images, N cells each.
+    """Dot products of the features of one encoder, for Q queries over T target images with N cells each; float32.
 
-    dots: (Q, N) with the target's cells.  query: (Q,) and target: (T, N) squared lengths. All float32.
+    Attributes:
+        dots: (Q, N) dot products of each query with the cells of its target image.
+        query: (Q,) squared lengths of the queries.
+        target: (T, N) squared lengths of the target cells.
     """
 
     dots: Tensor
@@ -122,14 +145,18 @@ class Products:
 
 
 def products(features: Tensor, queries: Queries) -> Products:
-    """Compare a map of features with itself at the queries.
+    """Compute the dot products of all queries with the cells of their target images.
 
-    features: (images, height, width, channels) on the queries' grid, of any precision and device.
-    Raises ValueError for another grid.
+    All features share a large common component, and the differences between cells are small beside it. So features are
+    normalised in float32, and the mean of the target's features is subtracted before the multiplication and added back
+    to the result. On a GPU, half precision with float32 sums then agrees with float32.
 
-    Features share a large common component, beside which what tells two cells apart is small. So they are normalised
-    in float32 and the target's mean is taken off before they are multiplied, which adds a constant to each query's
-    row; the constant is put back afterwards. On a GPU this lets half precision with float32 sums agree with float32.
+    Args:
+        features: (images, height, width, channels) on the grid of the queries, of any precision and device.
+        queries: The queries.
+
+    Raises:
+        ValueError: the features are on another grid.
     """
     if tuple(features.shape[1:3]) != queries.grid:
         raise ValueError(f"features on a grid of {tuple(features.shape[1:3])} for queries on {queries.grid}")
@@ -141,17 +168,25 @@ def products(features: Tensor, queries: Queries) -> Products:
     target = torch.empty(len(queries.targets), cells, device=features.device)
     starts = queries.starts.tolist()
     for row, (image, begin, end) in enumerate(zip(queries.targets.tolist(), starts[:-1], starts[1:], strict=True)):
-        sought, sought_length = _unit(maps[source[begin:end], cell[begin:end]])
+        wanted, wanted_length = _unit(maps[source[begin:end], cell[begin:end]])
         there, length = _unit(maps[image])
         mean = there.mean(dim=0)
-        cosine = _multiply(sought, there - mean) + (sought @ mean)[:, None]
-        dots[begin:end] = cosine * sought_length[:, None] * length
-        query[begin:end], target[row] = sought_length.square(), length.square()
+        cosine = _multiply(wanted, there - mean) + (wanted @ mean)[:, None]
+        dots[begin:end] = cosine * wanted_length[:, None] * length
+        query[begin:end], target[row] = wanted_length.square(), length.square()
     return Products(dots, query, target)
 
 
 def cosines(parts: Sequence[Products], queries: Queries) -> Iterator[Tensor]:
-    """Cosine similarities of the parts joined by their channels: (n, N) for the next n queries, in their order."""
+    """Cosine similarities of features whose channels are joined.
+
+    Args:
+        parts: The products of each encoder.
+        queries: The queries that they belong to.
+
+    Yields:
+        (n, N) similarities of the next n queries, in their order.
+    """
     rows = torch.from_numpy(queries.row).to(parts[0].dots.device)
     query = torch.stack([part.query for part in parts]).sum(0).sqrt()
     target = torch.stack([part.target for part in parts]).sum(0).sqrt()
@@ -171,7 +206,7 @@ def _unit(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right.T in float32; on a GPU of half-precision operands."""
+    """left @ right.T in float32; on a GPU the operands are rounded to half precision."""
     if left.device.type != "cuda":
         return left @ right.T
     product: Tensor = torch.mm(left.half(), right.half().T, out_dtype=torch.float32)

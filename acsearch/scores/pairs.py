@@ -1,4 +1,4 @@
-"""Image pairs with keypoints, read from SPair-71k's published layout. Strict: what is broken is named by its file.
+"""Image pairs with keypoints, read strictly from the layout of SPair-71k; an error names the broken file.
 
     JPEGImages/<category>/<image>.jpg
     ImageAnnotation/<category>/<image>.json       kps: {"0": [x, y], "1": null, ...}, all keypoints that are visible
@@ -6,7 +6,8 @@
     Layout/large/<split>.txt                      optional: the names of all pairs; then none may be missing
     keypoints.json                                optional: {<category>: {"groups": [[2, 3], ...]}}, see `_groups`
 
-The micro world's pairs come in the same layout. Coordinates are pixels of the image as it is stored.
+The pairs of the micro study have the same layout. Coordinates are pixels of the image file.
+
 Source: SPair-71k (arXiv 1908.10543).
 """
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from trainers.errors import DataError
+from trainers.utils.strict_yaml import read_text
 
 if TYPE_CHECKING:
     from acsearch.law.features import Array, Index
@@ -33,14 +35,21 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P pairs over I distinct images, keypoints padded to the K of the pair that has most.
+    """P pairs over I distinct images. Keypoints are padded to K, the largest number that a pair has.
 
-    images: (I,) files.  sizes: (I, 2) width and height.  source, target: (P,) rows of `images`.
-    source_points, target_points: (P, K, 2) x and y in pixels of their image; 0 where `mask` (P, K) is False.
-    ids: (P, K) of the keypoints within their category, -1 for padding.
-    boxes: (P, 4) x1, y1, x2, y2 of the object in the target image.
-    category: (P,) places in `categories`.
-    geometry: (P, K) the geometry-aware subset; None where the categories have no groups.
+    Attributes:
+        images: (I,) files.
+        sizes: (I, 2) width and height in pixels.
+        source: (P,) the source image of each pair, a row of `images`.
+        target: (P,) the target image of each pair, a row of `images`.
+        source_points: (P, K, 2) x and y in pixels of the source image, 0 for padding.
+        target_points: (P, K, 2) x and y in pixels of the target image, 0 for padding.
+        mask: (P, K) False for padding.
+        ids: (P, K) ids of the keypoints within their category, -1 for padding.
+        boxes: (P, 4) x1, y1, x2, y2 of the object in the target image.
+        category: (P,) index of the category in `categories`.
+        categories: Names of the categories.
+        geometry: (P, K) whether a keypoint is in the geometry-aware subset; None where the categories have no groups.
     """
 
     images: tuple[Path, ...]
@@ -61,14 +70,19 @@ class Pairs:
 
     @property
     def points(self) -> int:
-        """Keypoints of all pairs together: what has to be found."""
+        """Number of keypoints of all pairs together."""
         return int(self.mask.sum())
 
 
 def read_pairs(folder: Path, split: str = "test") -> Pairs:
-    """All pairs of a split, in the order of their names.
+    """Read all pairs of a split, in the order of their names.
 
-    Raises DataError naming the file when one is missing or broken, or a pair has no keypoint.
+    Args:
+        folder: Folder that holds JPEGImages, ImageAnnotation and PairAnnotation.
+        split: Folder in PairAnnotation.
+
+    Raises:
+        DataError: a file is missing or broken, or a pair has no keypoint; the message names the file.
     """
     for name in ("JPEGImages", "ImageAnnotation", "PairAnnotation"):
         if not (folder / name).is_dir():
@@ -89,7 +103,7 @@ _Coordinate = Annotated[float, Field(ge=-1_000_000, le=1_000_000)]  # pixels; so
 
 
 class _Annotation(BaseModel):
-    """A pair's JSON, as far as it is used; SPair has more in it."""
+    """The keys of a pair's JSON that are used; SPair-71k has more."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -104,7 +118,7 @@ class _Annotation(BaseModel):
     kps_ids: list[Annotated[int, Field(ge=0, lt=2**31)]]
 
     def problem(self, categories: Sequence[str]) -> str | None:
-        """What is wrong with it as a whole."""
+        """Check what concerns several keys. Returns what is wrong, None where nothing is."""
         if not len(self.src_kps) == len(self.trg_kps) == len(self.kps_ids):
             return (
                 f"{len(self.src_kps)} src_kps, {len(self.trg_kps)} trg_kps and {len(self.kps_ids)} kps_ids; not as many"
@@ -159,7 +173,7 @@ def _collect(folder: Path, files: Sequence[Path], categories: tuple[str, ...]) -
 
 def _read_pair(path: Path, categories: Sequence[str]) -> _Annotation:
     try:
-        pair = _Annotation.model_validate_json(_text(path))
+        pair = _Annotation.model_validate_json(read_text(path, DataError))
     except ValidationError as error:
         raise DataError(f"{path}: not an SPair-71k pair: {_first(error)}") from error
     problem = pair.problem(categories)
@@ -169,10 +183,10 @@ def _read_pair(path: Path, categories: Sequence[str]) -> _Annotation:
 
 
 def _check_listing(folder: Path, split: str, files: Iterable[Path]) -> None:
-    """A half-unpacked archive would give another score without a word."""
+    """Refuse an incompletely unpacked archive, which would silently give another score."""
     listing = folder / "Layout" / "large" / f"{split}.txt"
     if listing.is_file():
-        missing = sorted(set(_text(listing).split()) - {path.stem for path in files})
+        missing = sorted(set(read_text(listing, DataError).split()) - {path.stem for path in files})
         if missing:
             raise DataError(
                 f"{folder / 'PairAnnotation' / split}: {len(missing)} of the pairs that {listing} lists are missing, "
@@ -207,14 +221,14 @@ def _geometry(folder: Path, images: Sequence[Path], target: Index, ids: Index, c
 
 
 def _groups(folder: Path, categories: Sequence[str]) -> dict[str, list[list[int]]] | None:
-    """Per category the sets of keypoints that are told apart by geometry alone: the folder's own, else SPair-71k's.
+    """For each category, the sets of keypoints that differ by geometry alone, such as the four paws.
 
-    None where neither knows all the categories.
+    They come from the folder's keypoints.json, else from the file for SPair-71k. None where a category is not in it.
     """
     own = folder / "keypoints.json"
     try:
         if own.is_file():
-            named = TypeAdapter(dict[str, _Keypoints]).validate_json(_text(own))
+            named = TypeAdapter(dict[str, _Keypoints]).validate_json(read_text(own, DataError))
             groups = {category: one.groups for category, one in named.items()}
         else:
             shipped = resources.files("acsearch.scores").joinpath("spair_groups.yaml").read_text(encoding="utf-8")
@@ -228,17 +242,10 @@ def _visible(folder: Path, image: Path) -> set[int]:
     """Ids of the keypoints that an image shows."""
     path = folder / "ImageAnnotation" / image.parent.name / f"{image.stem}.json"
     try:
-        annotation = _ImageAnnotation.model_validate_json(_text(path))
+        annotation = _ImageAnnotation.model_validate_json(read_text(path, DataError))
     except ValidationError as error:
         raise DataError(f"{path}: not an SPair-71k image annotation: {_first(error)}") from error
     return {place for place, point in annotation.kps.items() if point is not None}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _first(error: ValidationError) -> str:

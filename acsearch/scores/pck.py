@@ -1,7 +1,9 @@
-"""PCK: the share of keypoints that are found, in percent, in the ways that the literature takes its mean.
+"""PCK: the percentage of keypoints that are predicted correctly.
 
-per image: the mean over pairs of each pair's share.  per point: the share of all keypoints.  The two differ where pairs
-have different numbers of keypoints, by one to six points; they are never mixed.
+The literature has two means. Per image: the mean over pairs of the percentage of each pair. Per point: the percentage
+of all keypoints. Where pairs have different numbers of keypoints, the two differ by one to six points; they are never
+mixed.
+
 Source: SPair-71k (arXiv 1908.10543), section 4.
 """
 
@@ -26,7 +28,14 @@ Decode = Callable[[Tensor, tuple[int, int]], Tensor]
 
 @dataclass(frozen=True)
 class Pck:
-    """per_image, per_point: percent.  pairs, points: how many they are means of."""
+    """PCK of a set of keypoints.
+
+    Attributes:
+        per_image: Mean over pairs, in percent.
+        per_point: Mean over keypoints, in percent.
+        pairs: Number of pairs.
+        points: Number of keypoints.
+    """
 
     per_image: float
     per_point: float
@@ -36,12 +45,18 @@ class Pck:
 
 @dataclass(frozen=True)
 class CorrespondenceResult:
-    """C of a representation. What the AC law calls C is `per_image`.
+    """C of a representation. `per_image` is what the AC law calls C.
 
-    by_category: in the order of `Pairs.categories`, of those that have pairs.
-    geometry_aware: keypoints that geometry alone tells from another visible one; None where no groups are known.
-    position: what features give that know nothing but their place in the image; C has no meaning below it.
-    ceiling: what perfect features give on this grid by argmax, since a prediction is the centre of a cell.
+    Attributes:
+        overall: PCK of all keypoints.
+        by_category: PCK of each category that has pairs, in the order of `Pairs.categories`.
+        geometry_aware: PCK of the keypoints that only geometry distinguishes from another visible one; None where no
+            groups are known.
+        position: PCK of features that encode nothing but the position in the image. A lower C has no meaning.
+        ceiling: PCK of perfect features on this grid by argmax; a prediction is the centre of a cell, so it is not 100.
+        alpha: Share of the longer side of the box that counts as found.
+        decode: Name of the decoding.
+        grid: Height and width of the grid, in cells.
     """
 
     overall: Pck
@@ -55,26 +70,34 @@ class CorrespondenceResult:
 
     @property
     def per_image(self) -> float:
+        """PCK per image of all keypoints, in percent."""
         return self.overall.per_image
 
     @property
     def per_point(self) -> float:
+        """PCK per point of all keypoints, in percent."""
         return self.overall.per_point
 
     @property
     def class_mean(self) -> float:
-        """Per image, the plain mean over categories."""
+        """Unweighted mean over the categories of PCK per image, in percent."""
         return float(np.mean([one.per_image for one in self.by_category.values()]))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, in JSON's types."""
+        """All values, as JSON types."""
         return asdict(self) | {"class_mean": self.class_mean}
 
 
 def pck(correct: Flags, pair: Index, chosen: Flags | None = None) -> Pck | None:
-    """Both means over the keypoints, or the chosen ones; None when there are none.
+    """Compute both means of PCK.
 
-    correct, chosen: (Q,).  pair: (Q,) which pair each keypoint belongs to.
+    Args:
+        correct: (Q,) whether each keypoint was predicted correctly.
+        pair: (Q,) the pair that each keypoint belongs to.
+        chosen: (Q,) the keypoints that count; default: all.
+
+    Returns:
+        The result; None when no keypoint counts.
     """
     if chosen is not None:
         correct, pair = correct[chosen], pair[chosen]
@@ -88,9 +111,15 @@ def pck(correct: Flags, pair: Index, chosen: Flags | None = None) -> Pck | None:
 def evaluate(
     parts: Sequence[Products], queries: Queries, pairs: Pairs, decode: Decode, *, alpha: float, name: str
 ) -> CorrespondenceResult:
-    """Predict every keypoint from the parts' joined similarities and count the hits.
+    """Predict every keypoint from the similarities of joined features, and compute PCK.
 
-    parts: what each encoder gave for these queries.  decode: see decoding.py.  name: of the decoding.
+    Args:
+        parts: The products of each encoder for these queries.
+        queries: The queries.
+        pairs: The pairs that the queries belong to.
+        decode: A function of `acsearch.scores.decoding`.
+        alpha: Share of the longer side of the box that counts as found; it is only reported.
+        name: Name of the decoding; it is only reported.
     """
     found = torch.cat([decode(some, queries.grid).cpu() for some in cosines(parts, queries)])
     correct = queries.correct(np.asarray(found, dtype=float))

@@ -1,4 +1,4 @@
-"""The captions and images that a stage-1 model is scored on: the same for every candidate, by seed."""
+"""The captions and images that stage-1 models are scored on; by their seed, the same for every candidate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 
 
 def choose(manifest: Manifest, samples: int, seed: int) -> list[int]:
-    """That many samples that have an image, or all of them where there are fewer, in a random order by seed.
+    """Choose random samples that have an image.
 
-    Raises DataError when no sample has an image.
+    Args:
+        manifest: The manifest.
+        samples: Number of samples; where fewer have an image, all of those are taken.
+        seed: Seed of the choice and its order.
+
+    Returns:
+        Indices of the samples in the manifest.
+
+    Raises:
+        DataError: no sample has an image.
     """
     chosen: list[int] = []
     for sample in np.random.default_rng(seed).permutation(len(manifest)).tolist():
@@ -36,7 +45,19 @@ def choose(manifest: Manifest, samples: int, seed: int) -> list[int]:
 def caption_batches(
     model: MultimodalModel, manifest: Manifest, samples: list[int], *, template: str, longest: int, batch_size: int
 ) -> Iterator[Batch]:
-    """The samples as stage 1 shows them to the model. template, longest: as in trainers.job.Stage."""
+    """Batch samples as in the training of stage 1.
+
+    Args:
+        model: The stage-1 model.
+        manifest: The manifest.
+        samples: Indices of the samples.
+        template: As in `trainers.job.Stage`.
+        longest: As in `trainers.job.Stage`.
+        batch_size: Samples of a batch.
+
+    Yields:
+        Batches on the device of the model.
+    """
     from trainers.data.collate import Batcher
 
     batcher = Batcher(manifest, model.vision, model.tokenizer, template, model.connector.tokens, longest, model.pad_id)
@@ -45,5 +66,5 @@ def caption_batches(
 
 
 def images(manifest: Manifest, samples: list[int]) -> list[Image]:
-    """The images of samples that have one."""
+    """The images of those samples that have one."""
     return [image for sample in samples if (image := manifest.image(sample)) is not None]

@@ -1,8 +1,9 @@
-"""Where studies live: their storage, their locks, and their MLflow record.
+"""Where studies are: their storage, their locks, and their MLflow record.
 
-By default everything is under one folder, `acsearch-runs`: `studies.db` with all studies, which is the truth, and
-`mlflow.db` with `mlartifacts/`, the record. The two are separate files because both tools keep their schema's version
-in a table of the same name. Other places are named by options, and by `acsearch.config.settings`.
+By default everything is in one folder, `acsearch-runs`: `studies.db` with all studies, and `mlflow.db` with
+`mlartifacts/`, the record, which can be made again from the studies. These are two files because Optuna and MLflow keep
+the version of their schema in a table of the same name. Other places are given by options, or by
+`acsearch.config.settings`.
 """
 
 from __future__ import annotations
@@ -28,41 +29,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Home:
-    """Addresses given by the user, None for the defaults. Nothing is made before it is needed."""
+    """The places of studies. Nothing is created before it is needed.
+
+    Attributes:
+        storage: URL of the Optuna storage that the user gave; None for the one in the settings.
+        tracking: Tracking URI of MLflow that the user gave; None for the one in the settings.
+    """
 
     storage: str | None = None
     tracking: str | None = None
 
     @property
     def settings(self) -> Settings:
-        from acsearch.config.settings import settings  # not at the top: the command line's help must be quick
+        """The settings that apply now."""
+        from acsearch.config.settings import settings  # here, because `acsearch --help` must be quick
 
         return settings()
 
     @property
     def folder(self) -> Path:
+        """The folder of everything that acsearch writes."""
         return Path(self.settings.home)
 
     @property
     def work(self) -> Path:
-        """Data, features, checkpoints and evaluations, shared by all studies."""
+        """The work folder, with data, features, checkpoints and evaluations of all studies."""
         return self.folder / "work"
 
     @property
     def store(self) -> str | None:
-        """The work store, which shares the work folder among machines: an fsspec URL, None where there is none."""
+        """The fsspec URL of the work store, by which machines share the work folder; None where there is none."""
         return self.settings.work
 
     @property
     def storage_url(self) -> str:
+        """The URL of the Optuna storage."""
         return register_secret(self.storage or self.settings.storage or f"sqlite:///{self.folder / 'studies.db'}")
 
     @property
     def tracking_uri(self) -> str:
+        """The tracking URI of MLflow."""
         return register_secret(self.tracking or self.settings.tracking or f"sqlite:///{self.folder / 'mlflow.db'}")
 
     def open_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
-        """Raises StudyError when there is none, or it cannot be opened."""
+        """Open the Optuna storage.
+
+        Args:
+            create: Whether to create it where it does not exist.
+
+        Raises:
+            StudyError: the storage does not exist, or cannot be used.
+        """
         import optuna
         import sqlalchemy.exc
 
@@ -77,10 +94,10 @@ class Home:
             if file is not None:
                 check_database(file, name)
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-            from acsearch.storage.leases import alone
+            from acsearch.storage.leases import creating_tables
             from acsearch.storage.retrying import RetryingStorage
 
-            with alone(sqlalchemy.create_engine(url)):
+            with creating_tables(sqlalchemy.create_engine(url)):
                 return RetryingStorage(url, engine_kwargs=_server_options(url))
         except ImportError as error:
             raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
@@ -89,31 +106,35 @@ class Home:
 
     @property
     def on_one_machine(self) -> bool:
-        """Whether the studies can be worked on from this machine alone."""
+        """Whether only this machine can work on the studies, because they are in SQLite."""
         return self.storage_url.startswith("sqlite")
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process elsewhere must be told to find the same studies: addresses, which command lines would show."""
+        """Environment variables with which a process on another machine finds the same studies.
+
+        Addresses may hold passwords, which command lines would show to other users.
+        """
         from acsearch.config.settings import environment
 
         given = {"ACSEARCH_STORAGE": self.storage_url, "ACSEARCH_HOME": str(self.folder.absolute())}
-        told = environment() | given
-        return told if self.tracking is None else told | {"ACSEARCH_TRACKING": self.tracking}
+        variables = environment() | given
+        return variables if self.tracking is None else variables | {"ACSEARCH_TRACKING": self.tracking}
 
     @property
     def lease_seconds(self) -> float:
+        """Seconds after which a lease that is not renewed lapses."""
         from acsearch.storage.leases import TERM
 
         return self.settings.lease_seconds or TERM
 
     @property
     def claim_timeout(self) -> float:
-        """Seconds after which whoever holds a piece of work is alive."""
+        """Seconds to wait for a claim: one that is still held then belongs to a live process."""
         return 0.0 if self.on_one_machine else 1.5 * self.lease_seconds
 
     def claims(self, study: str) -> Claims:
-        """Who works on what in a study: locks beside an SQLite storage, leases in a database server."""
+        """The claims on the work of a study: locks beside an SQLite storage, leases in a database server."""
         file = sqlite_file(self.storage_url, "--storage", "studies")
         if file is not None:
             return FileClaims(lock_folder(file) / study)
@@ -125,16 +146,16 @@ class Home:
 
 @cache
 def _engine(url: str) -> sqlalchemy.Engine:
-    """One for all leases: a server has only so many connections."""
+    """One engine for all leases, because a server allows a limited number of connections."""
     import sqlalchemy
 
     return sqlalchemy.create_engine(url, **_server_options(url))
 
 
 def _server_options(url: str) -> dict[str, Any]:
-    """Of an engine for a database server: that it is gone is noticed, also where the network just falls silent."""
+    """Options of an engine by which it notices a lost server, also where the network drops packets silently."""
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if re.match(r"postgresql(\+psycopg2?)?:", url):  # those that go by libpq's names; without them it takes hours
+    if re.match(r"postgresql(\+psycopg2?)?:", url):  # their drivers take libpq's options; without these it takes hours
         alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
         options["connect_args"] = {"connect_timeout": 10} | alive
     return options

@@ -1,10 +1,12 @@
-"""Who works on what, on any machine: leases in the study's own database, which their owner renews and death lets lapse.
+"""Leases in the database of the studies: they say which process on which machine works on what.
 
-A lease is a row of `acsearch_leases`. It is taken, renewed and freed by single statements, and its time is the
-database's, so machines whose clocks differ agree on when it lapsed. A job may be cut off from the database, lose its
-lease to another and live on: it learns so when it renews, and `confirm` tells it before it writes.
+A lease is a row of `acsearch_leases`. Its owner renews it; when the owner dies, it lapses. It is taken, renewed and
+freed by single statements, and its time is that of the database, so machines with different clocks agree on when it
+lapsed. A job may be cut off from the database, lose its lease to another job and continue to run: it notices when it
+renews, and must call `confirm` before it writes.
 
-Scheduler states prove no death: a cluster that died never closes its jobs, one that does not answer still runs them.
+The states of a scheduler do not show that a job died: a cluster that crashed never closes its jobs, and one that does
+not answer still runs them.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from trainers.utils.locks import who
 if TYPE_CHECKING:
     import sqlalchemy
 
-TERM = 60.0  # seconds after which a lease that nobody renews is free
-_RENEWALS = 4  # in a term
-_POLL = 0.2  # seconds between two tries of who waits
+TERM = 60.0  # seconds after which a lease that is not renewed lapses
+_RENEWALS = 4  # renewals in a term
+_POLL_SECONDS = 0.2  # between two attempts to take a lease that another process holds
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS acsearch_leases (
@@ -43,15 +45,15 @@ _RENEW = "UPDATE acsearch_leases SET expires = {now} + :term WHERE study = :stud
 _FREE = "UPDATE acsearch_leases SET expires = 0 WHERE study = :study AND name = :name AND owner = :owner"
 _STEAL = "UPDATE acsearch_leases SET expires = 0, owner = '' WHERE study = :study AND owner <> ''"
 _HELD = "SELECT who FROM acsearch_leases WHERE study = :study AND name = :name AND expires >= {now}"
-# when the database came up: whoever holds a lease must have had the time to renew it after an outage, also after one
-# of the network, from which we too have come back
+# when the database started: after an outage of the database, or of the network of this process, owners must have had
+# a whole term to renew their leases before another process may take them
 _UP = {"postgresql": "extract(epoch from pg_postmaster_start_time())", "sqlite": "0"}
 _NOW = {"postgresql": "extract(epoch from clock_timestamp())", "sqlite": "(julianday('now') - 2440587.5) * 86400.0"}
 
 
 @contextmanager
-def alone(engine: sqlalchemy.Engine) -> Iterator[None]:
-    """Let nobody else make tables meanwhile: two PostgreSQL sessions that make the same one at once both may fail."""
+def creating_tables(engine: sqlalchemy.Engine) -> Iterator[None]:
+    """Let only one process at a time create tables: two PostgreSQL sessions that create the same one may both fail."""
     import sqlalchemy
 
     if engine.dialect.name != "postgresql":
@@ -63,25 +65,34 @@ def alone(engine: sqlalchemy.Engine) -> Iterator[None]:
 
 
 class Leases:
-    """The leases of one study; what `trainers.utils.locks.Locks` is on one machine."""
+    """The leases of one study; on a single machine, `trainers.utils.locks.Locks` has the same role.
+
+    Args:
+        engine: An engine for the database of the studies.
+        study: Name of the study.
+        term: Seconds after which a lease that is not renewed lapses.
+
+    Raises:
+        StudyError: the database is neither PostgreSQL nor SQLite.
+    """
 
     def __init__(self, engine: sqlalchemy.Engine, study: str, term: float = TERM) -> None:
         self._engine, self._study, self._term = engine, study, term
-        self._held: dict[str, str] = {}  # lease: its owner, a new one each time it is taken
+        self._held: dict[str, str] = {}  # owner by lease; a new owner id each time it is taken
         self._lost: set[str] = set()
         self._renewing: threading.Thread | None = None
         self._guard = threading.Lock()
         if engine.dialect.name not in _NOW:
             raise StudyError(f"studies are kept in {' or '.join(_NOW)}, not in {engine.dialect.name}")
-        with alone(engine):
+        with creating_tables(engine):
             self._run(_TABLE)
         retry_connecting(engine)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Wait until nobody else holds this lease, and hold it."""
+        """Wait until no other process holds this lease, and hold it during the block."""
         while not self._take(name):
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:
@@ -89,7 +100,11 @@ class Leases:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Take this lease if nobody holds it; yields whether it is ours."""
+        """Hold this lease during the block, if no other process holds it.
+
+        Yields:
+            Whether the lease was taken.
+        """
         ours = self._take(name)
         try:
             yield ours
@@ -98,15 +113,15 @@ class Leases:
                 self._free(name)
 
     def held(self, name: str) -> bool:
-        """Whether somebody holds this lease."""
+        """Whether any process holds this lease."""
         return self.holder(name) is not None
 
     def steal(self) -> None:
-        """Take everything from whoever works on this study; they stop before they write again."""
+        """Take all leases of this study away from their owners, who stop before they write again."""
         self._run(_STEAL)
 
     def holder(self, name: str) -> str | None:
-        """Host, process and job of who holds this lease; None where nobody does."""
+        """Host, process and job that hold this lease; None where it is free."""
         row = self._execute(_HELD, name=name).first()
         return None if row is None else str(row[0])
 
@@ -128,8 +143,8 @@ class Leases:
         if self._lost:
             name = min(self._lost)
             raise LeaseLostError(
-                f"study {self._study!r}: {name} was taken over by {self.holder(name) or 'somebody'} while we could not "
-                f"be reached; stopped before anything was written"
+                f"study {self._study!r}: {name} was taken over by {self.holder(name) or 'another process'} while "
+                f"this one could not renew its lease; stopped before anything was written"
             )
 
     def _take(self, name: str) -> bool:
@@ -154,7 +169,7 @@ class Leases:
                 if not self._held:
                     self._renewing = None
                     return
-            self._renew()  # while the database is away, nobody takes what is ours
+            self._renew()  # waits while the database is away, when no other process can take a lease either
 
     def _renew(self) -> None:
         for name, owner in list(self._held.items()):
@@ -169,10 +184,10 @@ class Leases:
         return sqlalchemy.text(statement.format(now=_NOW[kind], up=_UP[kind]))
 
     def _run(self, statement: str, **values: object) -> int:
-        """How many rows it changed."""
+        """Execute a statement. Returns the number of rows that it changed."""
         return int(self._execute(statement, **values).rowcount)
 
-    @retry_on_outage  # whatever is done here may be done twice
+    @retry_on_outage  # every statement may safely be executed twice
     def _execute(self, statement: str, **values: object) -> Any:
         given = {"study": self._study, **values} if ":study" in statement else {}
         with self._engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""SQLite databases of studies and of MLflow: found, made whole or not at all, and checked before they are used."""
+"""SQLite databases of studies and of MLflow: created atomically, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from acsearch.errors import StudyError
 from acsearch.redaction import redact
 from trainers.utils.locks import Locks
 
-_VERSIONS = {"alembic_version", "version_info"}  # tables of one row each
+_VERSIONS = {"alembic_version", "version_info"}  # tables that have one row each
 
 
 def check_database(file: Path, url: str) -> None:
-    """Raises StudyError for an SQLite storage that is damaged, or whose tables are not those of this Optuna.
+    """Check an SQLite storage before Optuna opens it.
 
-    Optuna makes the tables that it does not find, so it would give a study without trials its whole budget again, and
-    write into the storages of other versions before it refuses them.
+    Optuna creates the tables that it does not find. So without this check, a study whose trials were lost would run its
+    whole budget again, and Optuna would write to storages of other versions before it refuses them.
+
+    Args:
+        file: The database.
+        url: Its URL without passwords, for messages.
+
+    Raises:
+        StudyError: the database is damaged, or its tables are not those of the installed version of Optuna.
     """
     import optuna.storages._rdb.models as models
 
@@ -41,10 +48,19 @@ def check_database(file: Path, url: str) -> None:
 
 
 def sqlite_file(url: str, option: str, table: str) -> Path | None:
-    """The file of an SQLite URL, None for other URLs.
+    """The file of an SQLite URL.
 
-    Raises StudyError when it names no file, or the file is there and is not a database with this table: both tools
-    would otherwise write their own tables into somebody else's.
+    Args:
+        url: Any URL.
+        option: The option that gave the URL, for messages.
+        table: A table that an existing database must have. Without this check, Optuna and MLflow would write their
+            tables into any database.
+
+    Returns:
+        The file, which need not exist; None for URLs of other databases.
+
+    Raises:
+        StudyError: the URL names no file, or the file is not a database with this table.
     """
     if not url.startswith("sqlite"):
         return None
@@ -58,7 +74,7 @@ def sqlite_file(url: str, option: str, table: str) -> Path | None:
         raise StudyError(f"{option} {redact(url)}: names no file; for instance sqlite:///{table}.db")
     file = Path(database)
     if file.exists():
-        try:  # rw: what a killed process left half-written is rolled back, even by a reader
+        try:  # mode rw, because even a reader has to roll back what a killed process left
             with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
                 known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
         except sqlite3.Error as error:
@@ -69,11 +85,20 @@ def sqlite_file(url: str, option: str, table: str) -> Path | None:
 
 
 def lock_folder(file: Path) -> Path:
+    """The folder of the locks of an SQLite database, which is beside it."""
     return file.with_name(file.name + ".locks")
 
 
 def create_database(file: Path, create: Callable[[str], object]) -> None:
-    """Make an SQLite database whole or not at all: elsewhere, then renamed, and by one process only."""
+    """Create an SQLite database atomically: one process creates it under another name, and renames it.
+
+    Args:
+        file: The database, which is left alone where it exists.
+        create: Creates the database at the URL that it is given.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
     try:
         with Locks(lock_folder(file)).exclusive("create"):
             if not file.exists():

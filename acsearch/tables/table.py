@@ -1,12 +1,12 @@
 """Recorded tables: what every candidate scored on every benchmark, with its A and C, read strictly.
 
-A table is a CSV of one line per cell, `representation,benchmark,score,alignment,correspondence`, and metadata beside it
-that says what the columns mean: which definitions of A and C, which LLM, which source, and the floor and ceiling of
-each benchmark. A sixth column, `standard_error`, may tell how sure each score is. Correspondence may be left empty.
-Alignment may differ from benchmark to benchmark (as `A_cos` does); correspondence belongs to the encoder alone and
-may not.
+A table is a CSV with one line per cell, `representation,benchmark,score,alignment,correspondence`, and metadata beside
+it that says what the columns mean: which definitions of A and C, which LLM, which source, and the floor and ceiling of
+each benchmark. A sixth column, `standard_error`, may give the standard error of each score. Correspondence may be left
+empty. Alignment may differ from benchmark to benchmark (as `A_cos` does); correspondence must not, because it is a
+property of the encoder alone.
 
-Nothing here opens a file: `acsearch.config.study_file` does.
+Nothing here opens a file: `acsearch.config.table_file` does.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ from acsearch.errors import TableError
 
 COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence")
 UNSTATED = "unstated"
-LARGEST = 1e12  # of any number: far above all scores, and its square is still a float
-_OPTIONAL = "correspondence"
-_ERROR = "standard_error"  # a column that a table may have
-_LONGEST = 200  # characters of a name, so that it fits where MLflow and people look at it
-_RESERVED = "mean"  # as an objective it is the average of all benchmarks
-_ROUNDING = 1e-9  # relative; what differs by less is the same value
+LARGEST = 1e12  # absolute value of any number: far above all scores, and its square is still a float
+_C = "correspondence"  # its cells may be empty
+_ERROR = "standard_error"  # an optional column
+_LONGEST = 200  # characters of a name, which MLflow can still show
+_RESERVED = "mean"  # the objective that is the average of all benchmarks
+_ROUNDING = 1e-9  # relative difference up to which two values count as equal
 
 
 @dataclass(frozen=True)
 class BenchmarkScale:
     """A benchmark and the fixed scale of its scores.
 
-    floor: the score of a model that knows nothing (chance).  ceiling: the best score there is. Both in points.
+    Attributes:
+        name: Name of the benchmark.
+        floor: Score of guessing at random, in points.
+        ceiling: Highest possible score, in points.
     """
 
     name: str
@@ -47,7 +50,17 @@ class BenchmarkScale:
 
 @dataclass(frozen=True)
 class TableMetadata:
-    """What a table's columns mean. `stated` is False where no metadata was given and the scales are a guess."""
+    """What the columns of a table mean.
+
+    Attributes:
+        alignment: Definition of A, such as `A_cos`.
+        correspondence: Definition of C, such as `C_compat`; `none` where the table has no C.
+        llm: The language model that the scores belong to.
+        source: Where the numbers come from.
+        title: Title of the table.
+        benchmarks: The benchmarks with their scales, in the order of the table's columns.
+        stated: False where no metadata was given, so that the scales are guesses.
+    """
 
     alignment: str = UNSTATED
     correspondence: str = UNSTATED
@@ -60,10 +73,18 @@ class TableMetadata:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Scores of N candidates on M benchmarks, every cell known.
+    """Scores, A and C of N candidates on M benchmarks.
 
-    scores, alignment: (N, M).  correspondence: (N,), NaN where it is not known.
-    errors: (N, M) standard errors of the scores in points, NaN where they are not known.
+    A recorded table knows every score. In the table of a study that trains, values are NaN until they are measured.
+
+    Attributes:
+        name: Name of the table, for messages.
+        representations: Names of the N candidates.
+        scores: (N, M) in points.
+        alignment: (N, M) the A of each candidate for each benchmark.
+        correspondence: (N,) the C of each candidate, NaN where it is not known.
+        errors: (N, M) standard errors of the scores in points, NaN where they are not known.
+        metadata: What the columns mean.
     """
 
     name: str
@@ -76,11 +97,12 @@ class Table:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
+        """The names of the M benchmarks, in the order of the columns."""
         return tuple(benchmark.name for benchmark in self.metadata.benchmarks)
 
     @property
     def floor(self) -> NDArray[np.float64]:
-        """(M,) in points."""
+        """(M,) floor of each benchmark, in points."""
         return np.array([benchmark.floor for benchmark in self.metadata.benchmarks])
 
     @property
@@ -103,13 +125,17 @@ class Table:
         return not np.isnan(self.correspondence).any()
 
     def benchmark_index(self, name: str) -> int:
-        """Column of a benchmark. Raises TableError naming those there are."""
+        """The column of a benchmark.
+
+        Raises:
+            TableError: the table has no benchmark of this name; the message lists those that it has.
+        """
         if name not in self.benchmarks:
             raise TableError(f"{self.name}: no benchmark {name!r}; it has {', '.join(self.benchmarks)}")
         return self.benchmarks.index(name)
 
     def subset(self, rows: Sequence[int] | NDArray[np.intp]) -> Table:
-        """The same table with only these candidates, in this order."""
+        """The same table with only these rows, in this order."""
         index = np.asarray(rows, dtype=np.intp)
         return replace(
             self,
@@ -124,9 +150,16 @@ class Table:
 def parse_table(text: str, name: str, metadata: TableMetadata | None = None) -> Table:
     """Read a table from CSV text.
 
-    Without metadata the definitions are unstated and each benchmark's scale is guessed as 0 to the next full mark
-    (1, 100, 200, 500, 1000, ...), never from the best score itself.
-    Raises TableError naming the line and the cell for anything that is missing, doubled, unknown or not a number.
+    Without metadata the definitions are unstated, and the scale of each benchmark is guessed: its floor is 0 and its
+    ceiling the next round number (1, 100, 200, 500, 1000, ...) that is not below the best score.
+
+    Args:
+        text: The CSV text.
+        name: Name of the table, for error messages.
+        metadata: What the columns mean; None where it is not known.
+
+    Raises:
+        TableError: something is missing, given twice, unknown or not a number; the message names line and cell.
     """
     cells = _read_cells(text, name)
     representations = tuple(dict.fromkeys(representation for representation, _ in cells))
@@ -160,7 +193,7 @@ def parse_table(text: str, name: str, metadata: TableMetadata | None = None) -> 
 
 
 def _without_variation(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each column holds one value only, up to rounding."""
+    """Whether each column holds the same value in all rows, up to rounding."""
     same: NDArray[np.bool_] = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0)
     return same
 
@@ -228,7 +261,7 @@ def _read_row(
 
 def _number(cell: str, column: str, where: str) -> float:
     if not cell.strip():
-        if column in (_OPTIONAL, _ERROR):
+        if column in (_C, _ERROR):
             return math.nan
         raise TableError(f"{where}, column {column}: the cell is empty")
     try:
@@ -250,14 +283,14 @@ def _one_per_representation(
     found: dict[str, dict[str, float]] = {}
     for (representation, _), cell in cells.items():
         first = found.setdefault(representation, cell)
-        same = first[_OPTIONAL] == cell[_OPTIONAL] or (math.isnan(first[_OPTIONAL]) and math.isnan(cell[_OPTIONAL]))
+        same = first[_C] == cell[_C] or (math.isnan(first[_C]) and math.isnan(cell[_C]))
         if not same:
             raise TableError(
-                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {_shown(cell[_OPTIONAL])}, "
-                f"but {_shown(first[_OPTIONAL])} on line {int(first['line'])}; C belongs to the encoder, not to the "
+                f"{name}, line {int(cell['line'])}: {representation!r} has correspondence {_shown(cell[_C])}, "
+                f"but {_shown(first[_C])} on line {int(first['line'])}; C belongs to the encoder, not to the "
                 f"benchmark"
             )
-    values = np.array([found[representation][_OPTIONAL] for representation in representations])
+    values = np.array([found[representation][_C] for representation in representations])
     if not np.isnan(values).any() and _without_variation(values):
         raise TableError(f"{name}: correspondence is {values[0]:g} everywhere; leave the cells empty if it is unknown")
     return values
@@ -312,7 +345,12 @@ def is_scored(table: Table) -> bool:
 
 
 def with_scores(table: Table, scores: dict[int, dict[str, Any]]) -> Table:
-    """The table with what has been measured so far filled in."""
+    """The table with the A and C that have been measured so far.
+
+    Args:
+        table: A table whose A and C are unknown.
+        scores: By row of the table, `alignment` (one value per benchmark) and `correspondence` (None where unknown).
+    """
     alignment, correspondence = table.alignment.copy(), table.correspondence.copy()
     for row, one in scores.items():
         alignment[row] = one["alignment"]

@@ -1,4 +1,4 @@
-"""What `question_answering.yaml` calls: one image, one question, one answer, right or wrong."""
+"""The functions that `question_answering.yaml` calls, for one image, one question and one answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def with_images(dataset: Any) -> Any:
-    """A `datasets.Dataset` whose column `image` decodes, whether its file says so or only holds structs."""
+    """A `datasets.Dataset` whose column `image` is decoded, also where its file holds plain structs."""
     import datasets
 
     return dataset.cast_column("image", datasets.Image())
@@ -20,10 +20,10 @@ def visual(doc: dict[str, Any]) -> list[Image.Image]:
 
 
 def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """accuracy: 1 where the answer is the right one, in any case and with or without a final full stop."""
+    """The accuracy of an answer: 1 where it is right, in upper or lower case and with or without a full stop."""
     return {"accuracy": float(plain(results[0]) == plain(doc["answer"]))}
 
 
 def plain(answer: str) -> str:
-    """An answer as it is compared."""
+    """An answer as it is compared: in lower case and without a final full stop."""
     return answer.strip().removesuffix(".").rstrip().lower()

@@ -1,16 +1,26 @@
-"""What the study file's `prepare` calls: the world's data set, from a seed."""
+"""Make the data set of the world: the function that the study file's `prepare` calls."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from studies.micro.world import Sizes, build
-from studies.micro.world.build import Progress
 from trainers.errors import ConfigError
+from trainers.utils.progress import CountCallback
 
 
-def prepare(folder: Path, *, seed: int, sizes: dict[str, int], progress: Progress | None = None) -> None:
-    """Write the data set, unless it is there. Raises ConfigError for a size that there is not."""
+def prepare(folder: Path, *, seed: int, sizes: dict[str, int], progress: CountCallback | None = None) -> None:
+    """Write the data set, unless it is there.
+
+    Args:
+        folder: where it is written.
+        seed: of the world.
+        sizes: fields of `Sizes` that differ from the default.
+        progress: is called with how many images are done.
+
+    Raises:
+        ConfigError: there is no such size.
+    """
     try:
         chosen = Sizes(**sizes)
     except TypeError as error:

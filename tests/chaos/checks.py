@@ -26,7 +26,7 @@ from acsearch.study.trials import Trials
 from chaos.places import BUDGET, Place
 from support import s3
 from trainers.checkpoints.commit import MANIFEST, committed, sha256
-from trainers.checkpoints.work_store import _inside
+from trainers.checkpoints.uploads import content_name
 from trainers.model.loading import WEIGHTS
 from trainers.training.metrics_log import MetricsLog
 
@@ -235,7 +235,7 @@ def _stored(place: Place) -> tuple[set[str], set[str]]:
     belonging = set(marks)
     for mark in marks:
         content = client.get_object(Bucket=s3.BUCKET, Key=prefix + mark)["Body"].read()
-        belonging |= {_inside(mark.removesuffix(f"/{MANIFEST}"), content, file) for file in json.loads(content)}
+        belonging |= {content_name(mark.removesuffix(f"/{MANIFEST}"), content, file) for file in json.loads(content)}
     return names, belonging
 
 

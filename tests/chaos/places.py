@@ -20,6 +20,7 @@ from support.fork_server import Forks
 
 BUDGET = 2
 _LEASE = "3"  # seconds
+_STARTED = "-- started --"  # in a controller's log
 
 
 @dataclass
@@ -75,8 +76,14 @@ class Place:
         return self.folder / f"controller-{number}.log"
 
     def controller(self, number: int, budget: int = BUDGET) -> subprocess.Popen[bytes]:
+        with self.log(number).open("a", encoding="utf-8") as log:
+            log.write(f"{_STARTED}\n")
         start = ["study", "start", str(self.study), "--name", self.name, "--budget", str(budget), "--resume"]
         return self.command(number, *start)
+
+    def begun(self, number: int) -> bool:
+        """Whether a controller has found its servers and read the study, since it was last started."""
+        return f"Study {self.name}:" in self.log(number).read_text(encoding="utf-8").rpartition(_STARTED)[2]
 
     def command(self, number: int, *arguments: str) -> subprocess.Popen[bytes]:
         environment = self.environment | {"ACSEARCH_HOME": str(self.homes[number % len(self.homes)])}

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from chaos.rounds import PHASES, Outcome
+from chaos.progress import PHASES
+from chaos.rounds import Outcome
 
 _RESULTS = "## Results\n"
 
@@ -26,8 +27,8 @@ def _results(outcomes: list[Outcome], command: str) -> Iterator[str]:
     seconds = sum(outcome.seconds for outcome in outcomes)
     yield f"    {command}\n"
     yield (
-        f"{len(outcomes)} rounds, {sum(kills.values())} kills, {len(outcomes) - len(bad)} rounds as undisturbed; "
-        f"{sum(not outcome.kills for outcome in outcomes)} ended before their first kill. The rounds' times add up to "
+        f"{len(outcomes)} rounds, {sum(kills.values())} kills, {len(outcomes) - len(bad)} rounds as undisturbed. "
+        f"The rounds' times add up to "
         f"{seconds / 60:.0f} minutes on a {platform.machine()} machine with {os.cpu_count()} cores and no GPU.\n"
     )
     yield "| rounds | number | kills | as undisturbed | median seconds |"

@@ -1,7 +1,7 @@
 """A round: a study whose processes and servers are killed at random moments until it ends, and what must be true then.
 
-A seed decides on the kind, who is killed and when. Moments are seconds since the last kill, so what the victim was at
-depends on the machine's speed: the same seed is the same schedule, not the same instruction.
+A seed decides on the kind, who is killed and when. Moments follow the study's own progress, however fast the
+machine is: the same seed is the same schedule, though not the same instruction.
 """
 
 from __future__ import annotations
@@ -14,33 +14,41 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from chaos import checks
 from chaos.places import Place, World
+from chaos.progress import EVENTS, PHASES, Progress, phase
 from support.fork_server import living
-from trainers.checkpoints.commit import MANIFEST
 
 SERVERS = ("postgresql", "s3", "mlflow")
-# who may be killed, and about how long an undisturbed study takes
+# who may be killed
 KINDS = {
-    "alone": (("controller",), 10.0),  # SQLite, a folder, MLflow in SQLite
-    "two controllers": (("controller",), 12.0),  # of one home
-    "torchrun": (("controller", "launcher", "trainer", "trainer"), 40.0),  # two processes train
-    "servers": (("controller", "controller", *SERVERS), 40.0),  # two machines
+    "alone": ("controller",),  # SQLite, a folder, MLflow in SQLite
+    "two controllers": ("controller",),  # of one home
+    "torchrun": ("controller", "launcher", "trainer", "trainer"),  # two processes train
+    "servers": ("controller", "controller", *SERVERS),  # two machines
 }
 _ORDER = ("alone", "two controllers", "servers", "alone", "torchrun", "two controllers", "servers", "alone")
-PHASES = ("start", "data and C", "stage 1", "between candidates", "stage 2", "evaluation", "proposing and recording")
-OUTAGES = [(who, phase) for phase in PHASES[1:] for who in SERVERS]  # who starts without a database is told so at once
+OUTAGES = [(who, at) for at in PHASES[1:] for who in SERVERS]  # who starts without a database is told so at once
 _PATIENCE = 400.0
 
 
 @dataclass(frozen=True)
 class Kill:
-    """who: a role or a server.  after: seconds since the last kill.  away: seconds until it is started again."""
+    """One kill of a round.
+
+    Attributes:
+        who: a role or a server.
+        after: events of the study's progress since the last kill; see `chaos.progress`.
+        pause: how long to wait on top, in times that an event has taken so far.
+        away: seconds until it is started again.
+    """
 
     who: str
-    after: float
+    after: int
+    pause: float
     away: float
 
 
@@ -56,19 +64,21 @@ class Outcome:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        kills = ", ".join(f"{who} in {phase}" for who, phase in self.kills) or "none came in time"
+        kills = ", ".join(f"{who} in {phase}" for who, phase in self.kills) or "none"
         result = "; ".join(self.wrong) or "as undisturbed"
         noted = f" ({'; '.join(self.noted)})" if self.noted else ""
         return f"seed {self.seed:3}  {self.kind:15}  {self.seconds:5.1f} s  kills: {kills}  ->  {result}{noted}"
 
 
 def schedule(seed: int) -> tuple[str, list[Kill]]:
+    """The kind of a round and its kills. The first one is in the first half of the study, so that it always comes."""
     kind, chance = _ORDER[seed % len(_ORDER)], random.Random(seed)
-    who, seconds = KINDS[kind]
-    kills = [
-        Kill(chance.choice(who), chance.uniform(0.1, 0.7 * seconds), chance.uniform(0.0, 3.0))
-        for _ in range(chance.randint(2, 4))
-    ]
+
+    def kill() -> Kill:
+        after, pause = chance.randint(0, EVENTS // 2), chance.uniform(0.0, 4.0)
+        return Kill(chance.choice(KINDS[kind]), after, pause, chance.uniform(0.0, 3.0))
+
+    kills = [kill() for _ in range(chance.randint(2, 4))]
     return kind, kills
 
 
@@ -77,15 +87,15 @@ def play(seed: int, world: World, twin: checks.Found) -> Outcome:
     kind, kills = schedule(seed)
 
     def disturb(place: Place, controllers: list[subprocess.Popen[bytes]], outcome: Outcome) -> None:
+        progress = Progress(place)
         for kill in kills:
-            if not _wait(place, controllers, kill.after):
+            due = progress.count() + kill.after
+            if not _wait(place, controllers, until=partial(progress.reached, due)):
                 return
-            if kill.who in ("launcher", "trainer"):  # when there is one, and it has come some way
-                until = time.monotonic() + 20
-                while kill.who not in dict(living(place.pids)) and time.monotonic() < until:
-                    if not _wait(place, controllers, 0.02):
-                        break
-                time.sleep(kill.away / 4)
+            if not _wait(place, controllers, kill.pause * progress.pace()):
+                return
+            if not (kill.who in SERVERS or _wait(place, controllers, until=partial(_lives, place, kill.who))):
+                return
             _kill(place, controllers, kill, random.Random(f"{seed} {kill}"), outcome)
 
     return _round(seed, kind, world, twin, disturb)
@@ -93,14 +103,11 @@ def play(seed: int, world: World, twin: checks.Found) -> Outcome:
 
 def outage(number: int, away: float, world: World, twin: checks.Found) -> Outcome:
     """One server is killed at one phase, and stays away for so many seconds. number: which of OUTAGES."""
-    who, phase = OUTAGES[number]
+    who, at = OUTAGES[number]
 
     def disturb(place: Place, controllers: list[subprocess.Popen[bytes]], outcome: Outcome) -> None:
-        until = time.monotonic() + _PATIENCE
-        while _phase(place) != phase:
-            if not _wait(place, controllers, 0.01) or time.monotonic() > until:
-                return
-        _kill(place, controllers, Kill(who, 0.0, away), random.Random(number), outcome)
+        if _wait(place, controllers, until=lambda: phase(place) == at):
+            _kill(place, controllers, Kill(who, 0, 0.0, away), random.Random(number), outcome)
 
     return _round(number, "servers", world, twin, disturb)
 
@@ -117,6 +124,8 @@ def _round(
     controllers = [place.controller(number) for number in range(1 if kind in ("alone", "torchrun") else 2)]
     try:
         disturb(place, controllers, outcome)
+        if not outcome.kills:
+            outcome.wrong.append("nothing was killed")
         if place.services is not None:
             place.services.up()
             outcome.wrong += place.services.lost
@@ -159,10 +168,15 @@ def _finish(process: subprocess.Popen[bytes], log: Path) -> None:
         raise Ended(f"ended with {process.returncode}: {log.read_text()[-600:]}")
 
 
-def _wait(place: Place, controllers: Sequence[subprocess.Popen[bytes]], seconds: float) -> bool:
-    """Whether the study still goes on after that time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def _wait(
+    place: Place,
+    controllers: Sequence[subprocess.Popen[bytes]],
+    seconds: float = _PATIENCE,
+    until: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Wait until something is so, or for some seconds. Returns whether the study still goes on."""
+    end = time.monotonic() + seconds
+    while not until() and time.monotonic() < end:
         codes = [one.poll() for one in controllers]
         for number, code in enumerate(codes):
             if code:
@@ -176,33 +190,47 @@ def _wait(place: Place, controllers: Sequence[subprocess.Popen[bytes]], seconds:
 def _kill(
     place: Place, controllers: list[subprocess.Popen[bytes]], kill: Kill, chance: random.Random, outcome: Outcome
 ) -> None:
-    phase = _phase(place)
     if place.services is not None and kill.who != "controller":
+
+        def ready() -> bool:  # who starts without a server is told so at once, and ends
+            return all(place.begun(number) or one.poll() == 0 for number, one in enumerate(controllers))
+
+        if not _wait(place, controllers, until=ready):
+            return
+        at = phase(place)
         place.services.up()
         place.services.kill(kill.who, kill.away)
-        outcome.kills.append((kill.who, phase))
+        outcome.kills.append((kill.who, at))
         return
-    found = [pid for role, pid in living(place.pids) if role == kill.who]
-    who = kill.who if found else "controller"  # nobody trains just now
-    found = found or [pid for role, pid in living(place.pids) if role == who]
-    if not found:
+    if not _wait(place, controllers, until=partial(_lives, place, "controller")):
         return
-    victim = chance.choice(found)
-    os.kill(victim, signal.SIGKILL)
-    outcome.kills.append((who, phase))
+    at = phase(place)
+    there = living(place.pids)
+    who = kill.who if kill.who in dict(there) else "controller"  # nobody trains just now
+    if victims := [pid for role, pid in there if role == who]:
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(victims), signal.SIGKILL)
     if who != "controller":
+        outcome.kills.append((who, at))
         return  # its controller sees to it
-    until = time.monotonic() + 30
-    while ("controller", victim) in living(place.pids) or not any(one.poll() == -9 for one in controllers):
+    until = time.monotonic() + _PATIENCE
+    while not any(one.poll() == -9 for one in controllers):
+        if all(one.poll() is not None for one in controllers):
+            return  # the study ended just before
         assert time.monotonic() < until
         time.sleep(0.005)
+    outcome.kills.append((who, at))
     time.sleep(kill.away / 10)
     if place.services is not None:
         # whoever starts without a database is told so at once, and who begins a study without its record too
-        place.services.up(*(() if phase == "start" else ("postgresql",)))
+        place.services.up(*(() if at == "start" else ("postgresql",)))
     for number, one in enumerate(controllers):
         if one.poll() == -9:
             controllers[number] = place.controller(number)
+
+
+def _lives(place: Place, role: str) -> bool:
+    return role in dict(living(place.pids))
 
 
 def _gone(place: Place) -> None:
@@ -212,21 +240,3 @@ def _gone(place: Place) -> None:
         if time.monotonic() > until:
             raise Ended(f"still there: {left}")
         time.sleep(0.05)
-
-
-def _phase(place: Place) -> str:
-    """What the study is at, as its work folders show it."""
-    stages = [stage for home in place.homes for stage in (home / "work" / "stages").glob("*")]
-    if not stages:
-        return "start" if not any((home / "work").exists() for home in place.homes) else "data and C"
-    done = {stage.name for stage in stages if (stage / "result" / MANIFEST).exists()}
-    training = {stage.name for stage in stages if (stage / "outbox.jsonl").exists()} - done
-    if training:
-        return "stage 1" if len(done) < 3 else "stage 2"
-    if len(done) < 3:
-        return "between candidates"
-    evaluated = {stage.name for stage in stages if len(list(stage.glob("eval/results/*.json"))) == 2}
-    begun = {stage.name for stage in stages if (stage / "eval").exists()}
-    if begun - evaluated or len(done) - 3 > len(evaluated):
-        return "evaluation"
-    return "proposing and recording"

@@ -212,11 +212,12 @@ def test_checkpoint_to_go_on_from(world: World, tmp_path: Path, damaged: st.Data
         step = commit.latest(folder)
         if step is None:
             return
-        world.run._load(step)
-        assert 0 <= world.run.progress.step <= world.run.schedule.steps
-        for weight in world.run.bare.trainable().values():
+        run = world.run
+        progress = run.checkpoints.load(step, run.unwrapped, run.optimizer, run.schedule.steps)
+        assert 0 <= progress.step <= run.schedule.steps
+        for weight in run.unwrapped.trainable().values():
             assert weight.isfinite().all()
-            moments = world.run.optimizer.state.get(weight, {})
+            moments = run.optimizer.state.get(weight, {})
             assert all(moment.shape in (weight.shape, ()) for moment in moments.values())
 
     accepted(read, tmp_path, [str(folder)])

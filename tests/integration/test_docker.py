@@ -28,6 +28,8 @@ import pytest
 from support import ROOT, docker_engine
 from support.ports import free_port
 
+pytestmark = pytest.mark.services
+
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 SECRETS = ["POSTGRES_PASSWORD", "ACSEARCH_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"]

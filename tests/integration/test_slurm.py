@@ -24,6 +24,8 @@ from support.fork_server import Forks
 from trainers.checkpoints import commit
 from trainers.job import Job, Parts, Stage, Tune
 
+pytestmark = pytest.mark.services
+
 STEPS = 72  # of the finetune below
 TWO = tiny.STUDY.replace("[clip@32, siglip@32, clip@32+siglip@32]", "[clip@32, siglip@32]").replace(
     "    template: chat\n    train:", "    epochs: 12\n    template: chat\n    train:"

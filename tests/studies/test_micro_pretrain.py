@@ -10,14 +10,14 @@ import torch
 from studies.micro import world
 from studies.micro.pretrain import registry
 from studies.micro.pretrain.__main__ import run
-from studies.micro.pretrain.cells import GRID, cells
-from studies.micro.pretrain.language import Texts, answering
+from studies.micro.pretrain.llm.cells import GRID, cells
+from studies.micro.pretrain.llm.language_model import Texts, answering
+from studies.micro.pretrain.llm.tokenizer import make_tokenizer
 from studies.micro.pretrain.make import make, names
 from studies.micro.pretrain.optimise import Schedule, rows
 from studies.micro.pretrain.recipes import ENCODERS, LANGUAGE
-from studies.micro.pretrain.tokenizer import make_tokenizer
 from studies.micro.world import names as names_of
-from studies.micro.world.creatures import SPECIES
+from studies.micro.world.scenes.creatures import SPECIES
 from support import ROOT
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Turn, encode
 from trainers.encoders.registry import load_registry, make_encoder
@@ -83,9 +83,11 @@ def test_the_llm_reads_cells_where_image_tokens_will_stand() -> None:
             (texts.caption(scene, words), "plain", captioned),
         ):
             coded = encode(template, said, tokenizer)
-            image = made.ids.index(IMAGE_ID)
+            image = made.input_ids.index(IMAGE_ID)
             rest = slice(image + GRID**2, None)
-            assert made.ids[:image] + made.ids[rest] == [i for i in coded.ids.tolist() if i != IMAGE_ID]
+            assert made.input_ids[:image] + made.input_ids[rest] == [
+                i for i in coded.input_ids.tolist() if i != IMAGE_ID
+            ]
             assert made.labels[rest] == coded.labels.tolist()[image + 1 :]
 
 
@@ -111,8 +113,8 @@ def test_the_chat_template_supervises_replies_alone() -> None:
     learnt = [id for id in coded.labels.tolist() if id != IGNORE_INDEX]
     assert tokenizer.decode(learnt) == "red </s> no </s>"
     prompt = encode("chat", turns, tokenizer)
-    assert coded.ids[: len(prompt.ids)].tolist() == prompt.ids.tolist()
-    assert tokenizer.unk_token_id not in coded.ids
+    assert coded.input_ids[: len(prompt.input_ids)].tolist() == prompt.input_ids.tolist()
+    assert tokenizer.unk_token_id not in coded.input_ids
 
 
 def test_shipped_encoders_are_what_the_registry_declares() -> None:

@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 from acsearch.config.study_file import load_study
 from support import ROOT
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "README.md").read_text()
 SHOWN = re.search(r"```text\n(Study micro:.*?)```", README, re.DOTALL)[1]  # type: ignore[index]
 SCORED = r"scored (\d+) of 14  (\S+) +A (\S+) +C (\S+)"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import os
 import shutil
@@ -17,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,31 +32,39 @@ Made = TypeVar("Made")
 
 
 def cases(count: int, strategy: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run a test on that many damaged things, its argument `damaged`; fewer executed cases than promised fail it."""
+    """Run a test on that many damaged things, its argument `damaged`; fewer executed cases than promised fail it.
+
+    The test is there twice: `[full]`, marked slow, draws them all, and `[short]` the first tenth of them, at least 20.
+    """
+    share = {"short": max(min(count, 20), count // 10), "full": count}
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        ran = 0
+        def run(size: str, *fixtures: Any, **named: Any) -> None:
+            ran = 0
+
+            @functools.wraps(test)
+            def counted(*fixtures: Any, **named: Any) -> None:
+                nonlocal ran
+                ran += 1
+                test(*fixtures, **named)
+
+            settings(
+                max_examples=share[size] * FACTOR,
+                derandomize=FACTOR == 1,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            )(given(damaged=strategy)(counted))(*fixtures, **named)
+            assert ran >= share[size], f"only {ran} of {share[size]} cases were executed"
 
         @functools.wraps(test)
-        def counted(*fixtures: Any, **named: Any) -> None:
-            nonlocal ran
-            ran += 1
-            test(*fixtures, **named)
+        def sized(*fixtures: Any, size: str, **named: Any) -> None:
+            run(size, *fixtures, **named)
 
-        given_cases = settings(
-            max_examples=count * FACTOR,
-            derandomize=FACTOR == 1,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )(given(damaged=strategy)(counted))
-
-        @functools.wraps(given_cases)
-        def enough(*fixtures: Any, **named: Any) -> None:
-            given_cases(*fixtures, **named)
-            assert ran >= count, f"only {ran} of {count} cases were executed"
-
-        return enough
+        fixtures = [one for one in inspect.signature(test).parameters.values() if one.name != "damaged"]
+        asked = inspect.Parameter("size", inspect.Parameter.KEYWORD_ONLY)
+        sized.__signature__ = inspect.Signature([*fixtures, asked])  # type: ignore[attr-defined]
+        return pytest.mark.parametrize("size", ["short", pytest.param("full", marks=pytest.mark.slow)])(sized)
 
     return decorate
 

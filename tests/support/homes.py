@@ -19,8 +19,8 @@ from acsearch.study.study import Study
 SETTINGS = ("ACSEARCH_HOME", "ACSEARCH_STORAGE", "ACSEARCH_TRACKING", "ACSEARCH_WORK", "MLFLOW_TRACKING_URI")
 
 
-class Place(Home):
-    """Its studies are called s."""
+class TempHome(Home):
+    """A home in a folder of its own, whose studies are called s."""
 
     def __init__(self, folder: Path, storage: str | None = None) -> None:
         super().__init__(storage or f"sqlite:///{folder / 'studies.db'}", f"sqlite:///{folder / 'mlflow.db'}")

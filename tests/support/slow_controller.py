@@ -1,8 +1,9 @@
 """A controller as a process of its own: starts or resumes a study of law_v1 whose finetunes take a while.
 
-    python tests/support/slow_controller.py STUDY BUDGET SECONDS LOG      with $ACSEARCH_HOME set
+    python tests/support/slow_controller.py STUDY BUDGET WHILE LOG      with $ACSEARCH_HOME set
 
-Writes a line to LOG as each finetune begins and another as it ends, so that a test can count them.
+WHILE is how many seconds each finetune takes, or a file: then they take until it is there. Writes a line to LOG as each
+finetune begins and another as it ends, so that a test can count them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from acsearch.study.start import start_study
 from acsearch.study.study import Study
 
 
-def main(name: str, budget: int, seconds: float, log: Path) -> None:
+def main(name: str, budget: int, wait: str, log: Path) -> None:
     def say(what: str, trial: int, candidate: int) -> None:
         with log.open("a") as file:
             file.write(f"{what} {trial} {candidate} {os.getpid()}\n")
@@ -29,7 +30,10 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
 
     def slowly(self: RecordedRunner, candidate: int, trial: int, run: str | None, progress: Progress) -> Observation:
         say("begin", trial, candidate)
-        time.sleep(seconds)
+        if wait.replace(".", "").isdigit():
+            time.sleep(float(wait))
+        while "/" in wait and not Path(wait).exists():
+            time.sleep(0.01)
         observation = look_up(self, candidate, trial, run, progress)
         say("end", trial, candidate)
         return observation
@@ -49,4 +53,4 @@ def main(name: str, budget: int, seconds: float, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -1,7 +1,7 @@
 """Folders that are either whole or not there: checkpoints of a stage, and its result.
 
-A folder is written under a temporary name, closed by a mark that lists every file with its SHA-256, synced, and then
-renamed. What has no mark, or files that do not fit it, does not count.
+A folder is written under a temporary name, gets a manifest that lists every file with its SHA-256, is synced, and then
+renamed. A folder that has no manifest, or files that do not fit it, does not count.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ KEEP = 2  # checkpoints of a stage
 
 @contextmanager
 def commit_folder(folder: Path, expected: dict[str, str] | None = None) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well, and goes away when it does not.
+    """A temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
 
-    expected: SHA-256 of each file, where they are known. Raises TrainingError when others were written.
+    Args:
+        folder: the folder to commit; what is there already is replaced.
+        expected: SHA-256 of each file, where they are known.
+
+    Raises:
+        TrainingError: other files were written than expected.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for half in folder.parent.glob(f".{folder.name}.*"):  # of a process that died
@@ -50,7 +55,7 @@ def commit_folder(folder: Path, expected: dict[str, str] | None = None) -> Itera
 
 
 def committed(folder: Path) -> bool:
-    """Whether the folder is whole, by its mark and its files' contents."""
+    """Whether a folder is whole, by its manifest and its files' contents."""
     try:
         verify(folder)
     except TrainingError:
@@ -59,7 +64,11 @@ def committed(folder: Path) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Raises TrainingError saying what is missing or broken in a committed folder."""
+    """Check a committed folder.
+
+    Raises:
+        TrainingError: something is missing or broken; the message says what.
+    """
     try:
         files = parse_json((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -75,7 +84,7 @@ def verify(folder: Path) -> None:
 
 
 def missing(folder: Path) -> bool:
-    """Whether a folder that was committed is gone, or going."""
+    """Whether files of a committed folder are missing: it is removed, or is being removed."""
     try:
         return not all((folder / name).exists() for name in json.loads((folder / MANIFEST).read_text()))
     except FileNotFoundError:
@@ -83,18 +92,22 @@ def missing(folder: Path) -> bool:
 
 
 def step_folder(stage: Path, step: int) -> Path:
+    """The folder of the checkpoint after an optimizer step."""
     return stage / f"{PREFIX}{step:08d}"
 
 
 def latest(stage: Path) -> Path | None:
-    """The last whole checkpoint of a stage."""
+    """The last whole checkpoint of a stage; None where there is none."""
     return next((path for path in sorted(stage.glob(f"{PREFIX}*"), reverse=True) if committed(path)), None)
 
 
 def prune(stage: Path, keep: int, spare: Path | None = None) -> None:
-    """Remove all but the last `keep` checkpoints of a stage, and what dead processes left half-written.
+    """Remove old checkpoints of a stage, and what dead processes left half-written.
 
-    spare: one that is needed for something else.
+    Args:
+        stage: the stage's folder.
+        keep: how many of the last checkpoints stay.
+        spare: a checkpoint that stays all the same, because it is being uploaded.
     """
     steps = sorted(stage.glob(f"{PREFIX}*"))
     for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*"), *stage.glob(f".{RESULT}.*")]:

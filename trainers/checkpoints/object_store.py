@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from trainers.errors import StoreError
+from trainers.utils.progress import Reporter
 
 T = TypeVar("T")
 
@@ -26,24 +27,30 @@ _UNREACHABLE = {"HTTPClientError", "ConnectionError", "ClientError", "ResponsePa
 
 
 class Remote:
-    """What can be done there, tried once: errors are those of fsspec. `insist` tries again.
+    """Files at an address. Each method tries once and raises the errors of fsspec; `retry` tries again.
 
-    url: see `open_address`, which tells what it raises.
+    Attributes:
+        url: the address, without a slash at its end.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._fs, self._base = open_address(self.url)
 
-    def insist(self, tell: Callable[[str], None], function: Callable[..., T], *arguments: Any) -> T:
-        """Call until the store answers. tell: is told why it did not.
+    def retry(self, report: Reporter, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function until the store answers.
 
-        Raises StoreError where trying again is no use.
+        Args:
+            report: is called with why the store did not answer.
+            function: what to call, with the arguments that follow.
+
+        Raises:
+            StoreError: trying again is no use.
         """
 
         def before_sleep(state: RetryCallState) -> None:
             assert state.outcome is not None
-            tell(_first_line(state.outcome.exception()))
+            report(_first_line(state.outcome.exception()))
 
         wait = wait_random_exponential(max=_LONGEST)
         retrying = Retrying(retry=retry_if_exception(_is_away), wait=wait, before_sleep=before_sleep)
@@ -55,7 +62,7 @@ class Remote:
             raise StoreError(f"work store {self.url}: {advice}") from error
 
     def advice(self, error: Exception) -> str | None:
-        """What a person can do about it."""
+        """What a person can do about an error; None where it says nothing about the store."""
         if _code(error) == "NoSuchBucket":
             return f"there is no bucket {self._base.split('/')[0]!r}: make it, or mend ACSEARCH_WORK"
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
@@ -69,7 +76,7 @@ class Remote:
         return _first_line(error) if theirs else None
 
     def read(self, name: str) -> bytes | None:
-        """None where it is not there."""
+        """The contents of a file; None where it is not there."""
         try:
             found: bytes = self._fs.cat_file(self._at(name))
         except FileNotFoundError as error:
@@ -79,7 +86,7 @@ class Remote:
         return found
 
     def size(self, name: str) -> int | None:
-        """Bytes; None where it is not there."""
+        """The size of a file in bytes; None where it is not there."""
         try:
             return int(self._fs.info(self._at(name))["size"])
         except FileNotFoundError as error:
@@ -88,7 +95,7 @@ class Remote:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """Of what is directly in a folder."""
+        """The names of everything directly in a folder."""
         try:
             return [PurePosixPath(path).name for path in self._fs.ls(self._at(folder), detail=False)]
         except FileNotFoundError as error:
@@ -97,13 +104,21 @@ class Remote:
             return []
 
     def get(self, name: str, path: Path) -> None:
+        """Download a file."""
         self._fs.get_file(self._at(name), str(path))
 
     def put(self, path: Path, name: str) -> None:
+        """Upload a file."""
         self._fs.put_file(str(path), self._at(name))
 
     def write(self, name: str, content: bytes, *, only_first: bool = False) -> None:
-        """only_first: nothing happens where there is one already, which the store itself sees to."""
+        """Write a small file.
+
+        Args:
+            name: of the file.
+            content: its bytes.
+            only_first: whether a file that is there already stays; the store itself decides who is first.
+        """
         try:
             self._fs.pipe_file(self._at(name), content, mode="create" if only_first else "overwrite")
         except OSError as error:
@@ -114,7 +129,7 @@ class Remote:
                 raise
 
     def remove(self, name: str, *, folder: bool = False) -> None:
-        """A file, or a folder with all that is in it; nothing where there is none."""
+        """Remove a file, or a folder with everything in it. Nothing happens where there is none."""
         try:
             self._fs.rm(self._at(name), recursive=folder)
         except FileNotFoundError as error:
@@ -122,7 +137,7 @@ class Remote:
                 raise
 
     def abort_uploads(self, folder: str) -> None:
-        """What killed processes left of large files there."""
+        """Remove what killed processes left of large files in a folder."""
         if not hasattr(self._fs, "call_s3"):
             return
         bucket, _, prefix = self._at(f"{folder}/").partition("/")
@@ -135,9 +150,17 @@ class Remote:
 
 
 def open_address(url: str, **more: Any) -> tuple[Any, str]:
-    """The file system, and the path in it. Nothing is cached: others write there too.
+    """Open an fsspec address. Nothing is cached: others write there too.
 
-    more: options of that file system.
+    Args:
+        url: the address, such as s3://bucket/prefix.
+        more: options of its file system.
+
+    Returns:
+        The file system, and the path in it.
+
+    Raises:
+        StoreError: the address cannot be used.
     """
     import fsspec
     from fsspec.asyn import AsyncFileSystem

@@ -4,14 +4,15 @@ $ACSEARCH_WORK names it as fsspec does, such as s3://bucket/prefix; without it e
 Names are paths below that folder:
 
     scores/A-12ab.json                        a single file
-    stages/34cd/step-00000300/commit.json     the mark of a committed folder: its files with their SHA-256
-    stages/34cd/step-00000300/56ef/weights    its files, below the first digits of the mark's own SHA-256
+    stages/34cd/step-00000300/commit.json     the manifest of a committed folder: its files with their SHA-256
+    stages/34cd/step-00000300/56ef/weights    its files, below the first digits of the manifest's own SHA-256
 
-- The mark is put last, so half an upload does not count. Files lie under a name made of their contents, so two writers
-  of one folder never mix. Of two results the first with a mark stays, unless it is damaged: no other one can be put
-  then, so what is beside its files is of somebody who died or will give up, and is removed.
-- Uploads run in the background, and training never waits for them. Whoever tells others of a result drains first.
-- A store that is away is waited for, however long. One that refuses us, or is not there, is an error.
+- The manifest is put last, so half an upload does not count. Files lie under a name made of their contents, so two
+  writers of one folder never mix. Of two results the first whose manifest is put stays, unless it is damaged. No other
+  one can be put then, so files beside it belong to a writer that died or will give up, and are removed.
+- Uploads run in the background (`trainers.checkpoints.uploads`), and training never waits for them. Whoever tells
+  others of a result drains first.
+- A store that does not answer is waited for, however long. One that refuses us or does not exist is an error.
 
 What a killed process leaves of a large file is taken away when that file is put again or its folder goes; a bucket that
 outlives studies wants a lifecycle rule for incomplete multipart uploads all the same.
@@ -19,19 +20,14 @@ outlives studies wants a lifecycle rule for incomplete multipart uploads all the
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers.checkpoints import commit
 from trainers.checkpoints.commit import MANIFEST, RESULT
-from trainers.checkpoints.object_store import Remote
+from trainers.checkpoints.uploads import content_name, shared_uploads
 from trainers.errors import TrainingError
 from trainers.job import Shared
 from trainers.utils.atomic import atomic_write
@@ -40,268 +36,185 @@ from trainers.utils.progress import Reporter, silent
 
 T = TypeVar("T")
 
-_SMALL = 8 * 2**20  # bytes of a file that is sooner sent again than compared
-_DIGITS = 16  # of the mark's SHA-256
-
 
 class Store:
-    """No store: what is here stays here. say: is told what is waited for."""
+    """No work store: everything stays in the work folder. `RemoteStore` says what the methods do where there is one."""
 
-    say: Reporter = staticmethod(lambda text: None)
-    busy: Path | None = None  # what is being uploaded, and must not be pruned
+    @property
+    def busy(self) -> Path | None:
+        """The folder that is being uploaded now and must not be pruned."""
+        return None
 
     def check(self) -> None:
-        """Raises StoreError when the store cannot be written to."""
+        """See whether the store can be written to.
+
+        Raises:
+            StoreError: it cannot.
+        """
 
     def address(self, path: Path) -> str:
-        """Where others find this."""
+        """The address under which other machines find a path of the work folder."""
         return str(path)
 
     def push(self, folder: Path, keep: int) -> None:
-        """Have a committed folder of a stage uploaded; the last `keep` checkpoints of the stage stay in the store."""
+        """Upload a committed folder of a stage in the background.
+
+        Args:
+            folder: the checkpoint or the result.
+            keep: how many checkpoints of the stage stay in the store.
+        """
 
     def push_file(self, path: Path) -> None:
-        """Have a file uploaded."""
+        """Upload a single file in the background."""
 
     def drain(self, within: float | None = None) -> bool:
-        """Wait until all is uploaded, for so many seconds at most; whether it is. Raises StoreError."""
+        """Wait until everything that this process uploads to the store is there.
+
+        Args:
+            within: the longest time to wait, in seconds; without it there is no limit.
+
+        Returns:
+            Whether everything is uploaded.
+
+        Raises:
+            StoreError: an upload failed and trying again is no use.
+        """
         return True
 
     def pull(self, folder: Path) -> bool:
-        """Bring a committed folder here, in place of what is here; whether it was there. Nobody else may write it."""
+        """Download a committed folder, in place of what is here. Nobody else may write the folder meanwhile.
+
+        Returns:
+            Whether the store has the folder, whole.
+        """
         return False
 
     def pull_file(self, path: Path) -> bool:
-        """Bring a file here; whether it was there."""
+        """Download a single file.
+
+        Returns:
+            Whether the store has it.
+        """
         return False
 
     def pull_latest(self, stage: Path) -> None:
-        """Bring the last whole checkpoint of a stage here, if it is later than what is here."""
+        """Download the last whole checkpoint of a stage, if it is later than the one that is here."""
 
     def read(self, folder: Path, file: str) -> bytes | None:
-        """One file of a committed folder in the store; None where that is not there."""
+        """The contents of one file of a committed folder in the store, or None where the store does not have it."""
         return None
 
     def files(self, folder: Path) -> list[Path]:
-        """What the store has directly in a folder, as paths here."""
+        """The files that the store has directly in a folder, as paths of the work folder."""
         return []
 
     def remove_stale(self, stage: Path) -> None:
-        """Remove from the store what others left beside a stage's committed result."""
+        """Remove from the store what other writers left beside a stage's committed result."""
 
     def result(self, stage: Path) -> Path | None:
-        """A stage's committed result, brought here if it has to be."""
+        """A stage's committed result, downloaded if it has to be; None where there is none."""
         result = stage / RESULT
         with Locks(stage).exclusive("lock"):  # nobody here is writing it
             return result if commit.committed(result) or self.pull(result) else None
 
 
 def open_store(shared: Shared | None, report: Reporter = silent) -> Store:
-    """TEMP"""
-    store = _open_store(shared)
-    store.say = report
-    return store
+    """The work store that a job names, for one caller.
 
+    Args:
+        shared: the store's address and the work folder; None for no store.
+        report: is called with what this caller waits for.
 
-@functools.cache
-def _open_store(shared: Shared | None) -> Store:
-    """The one of this process, so that whoever drains it waits for everybody's uploads."""
-    return Store() if shared is None else RemoteStore(shared.url, shared.root)
-
-
-@dataclass(frozen=True)
-class _Upload:
-    path: Path
-    keep: int | None  # checkpoints; None for a file
+    Raises:
+        StoreError: the address cannot be used.
+    """
+    return Store() if shared is None else RemoteStore(shared.url, shared.root, report)
 
 
 class RemoteStore(Store):
-    """A store at an fsspec URL, of the folder `root`."""
+    """A work store at an fsspec URL. All of a process that share URL and folder have one queue of uploads."""
 
-    def __init__(self, url: str, root: Path) -> None:
-        self.url, self._root = url.rstrip("/"), root.absolute()
-        self._remote = Remote(self.url)
-        self._changed = threading.Condition()
-        self._lanes: dict[str, deque[_Upload]] = {}  # by folder: checkpoints do not wait behind all features
-        self._trouble = ""  # why the last try failed
-        self._failed: Exception | None = None
-        self._damaged: set[bytes] = set()  # marks whose files were not what they say
-        self._checked = False
+    def __init__(self, url: str, root: Path, report: Reporter = silent) -> None:
+        """Open the store; nothing is read or written yet.
+
+        Args:
+            url: fsspec address, such as s3://bucket/prefix.
+            root: the folder here whose contents the store shares.
+            report: is called with what this caller waits for.
+
+        Raises:
+            StoreError: the address cannot be used.
+        """
+        self.url, self._report = url.rstrip("/"), report
+        self._uploads = shared_uploads(self.url, root.absolute())
+        self._remote = self._uploads.remote
+
+    @property
+    def busy(self) -> Path | None:
+        return self._uploads.busy
 
     def check(self) -> None:
-        if not self._checked:
-            self._insist(self._remote.write, ".acsearch", b"")
-            self._checked = True
+        if not self._uploads.checked:
+            self._retry(self._remote.write, ".acsearch", b"")
+            self._uploads.checked = True
 
     def address(self, path: Path) -> str:
-        return f"{self.url}/{self._name(path)}"
-
-    # -- uploads -------------------------------------------------------------------------------------------------------
+        return f"{self.url}/{self._uploads.name(path)}"
 
     def push(self, folder: Path, keep: int) -> None:
-        self._enqueue(_Upload(folder, keep))
+        self._uploads.add(folder, keep)
 
     def push_file(self, path: Path) -> None:
-        self._enqueue(_Upload(path, None))
+        self._uploads.add(path)
 
     def drain(self, within: float | None = None) -> bool:
-        def left() -> int:
-            return sum(map(len, self._lanes.values()))
-
-        waited = 0.0
-        while True:
-            with self._changed:
-                if not left() or (within is not None and waited >= within):
-                    break
-                self._changed.wait(1.0)
-                waited, text = waited + 1.0, f"waiting for {self.url}, {left()} to upload"
-            self.say(f"{text}: {self._trouble}" if self._trouble else text)
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
-        return not left()
-
-    def _enqueue(self, upload: _Upload) -> None:
-        lane = self._name(upload.path).split("/")[0]
-        with self._changed:
-            if lane not in self._lanes:
-                self._lanes[lane] = deque()
-                threading.Thread(target=self._work, args=(self._lanes[lane],), name="store", daemon=True).start()
-            self._lanes[lane].append(upload)
-            self._changed.notify_all()
-
-    def _work(self, lane: deque[_Upload]) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: lane)
-                upload = lane[0]
-                if upload.keep is not None:
-                    self.busy = upload.path
-            try:
-                self._remote.insist(lambda reason: setattr(self, "_trouble", reason), self._upload, upload)
-            except Exception as error:  # for whoever drains; everything is still here, and uploaded when it is resumed
-                self._failed = self._failed or error
-            with self._changed:
-                lane.popleft()
-                if upload.keep is not None:
-                    self.busy = None
-                self._trouble = ""
-                self._changed.notify_all()
-
-    def _upload(self, upload: _Upload) -> None:
-        try:
-            if upload.keep is None:
-                self._put(upload.path, self._name(upload.path), upload.path.stat().st_size >= _SMALL)
-            else:
-                self._put_folder(upload.path, upload.keep)
-        except FileNotFoundError:
-            if not (upload.keep and commit.missing(upload.path)):
-                raise
-            # else a checkpoint that was superseded, and is pruned here
-
-    def _put(self, path: Path, name: str, unless_there: bool) -> None:
-        if not unless_there or self._remote.size(name) != path.stat().st_size:
-            self._remote.put(path, name)
-
-    def _put_folder(self, folder: Path, keep: int) -> None:
-        mark, name, is_result = (folder / MANIFEST).read_bytes(), self._name(folder), folder.name == RESULT
-        stage = str(PurePosixPath(name).parent)
-        first = self._result(stage)
-        if first is not None and not is_result:
-            return  # somebody was quicker
-        if first is None and self._remote.read(f"{name}/{MANIFEST}") != mark:
-            self._remote.abort_uploads(_inside(name, mark))
-            for file in json.loads(mark):
-                self._put(folder / file, _inside(name, mark, file), True)
-            self._remote.write(f"{name}/{MANIFEST}", mark, only_first=is_result)
-        if is_result:
-            self._sweep(stage)
-        for step in reversed(self._steps(stage)):
-            if keep == 0:
-                self._remove(f"{stage}/{step}")
-            elif self._remote.read(f"{stage}/{step}/{MANIFEST}") is not None:  # else another one is at it, and may end
-                keep -= 1
-
-    def _result(self, stage: str) -> bytes | None:
-        """The mark of a stage's result. One that did not fit its files is removed, so that another can be put."""
-        mark = self._remote.read(f"{stage}/{RESULT}/{MANIFEST}")
-        if mark in self._damaged:
-            self._remote.remove(f"{stage}/{RESULT}/{MANIFEST}")
-            return None
-        return mark
-
-    def _sweep(self, stage: str) -> None:
-        result = f"{stage}/{RESULT}"
-        mark = self._remote.read(f"{result}/{MANIFEST}")
-        if mark is not None:
-            for name in self._remote.names(result):
-                if name != MANIFEST and f"{result}/{name}" != _inside(result, mark):
-                    self._remove(f"{result}/{name}")
-
-    def _remove(self, name: str) -> None:
-        """A folder, its mark first, and all that other writers left under its name."""
-        self._remote.abort_uploads(name)
-        self._remote.remove(f"{name}/{MANIFEST}")
-        self._remote.remove(name, folder=True)
-
-    # -- downloads -----------------------------------------------------------------------------------------------------
+        return self._uploads.drain(self._report, within)
 
     def pull(self, folder: Path) -> bool:
-        name = self._name(folder)
-        mark = self._insist(self._remote.read, f"{name}/{MANIFEST}") or b""
+        name = self._uploads.name(folder)
+        manifest = self._retry(self._remote.read, f"{name}/{MANIFEST}") or b""
         try:
-            files: dict[str, str] = dict(json.loads(mark))
+            files: dict[str, str] = dict(json.loads(manifest))
             with commit.commit_folder(folder, files) as fresh:
                 for file in files:
-                    self.say(f"fetching {self.url}/{name}, {file}")
+                    self._report(f"fetching {self.url}/{name}, {file}")
                     (fresh / file).parent.mkdir(parents=True, exist_ok=True)
-                    self._insist(self._remote.get, _inside(name, mark, file), fresh / file)
-        except (ValueError, TypeError, TrainingError, FileNotFoundError):  # no mark, or files that do not fit it
-            self._damaged.add(mark)
+                    self._retry(self._remote.get, content_name(name, manifest, file), fresh / file)
+        except (ValueError, TypeError, TrainingError, FileNotFoundError):  # no manifest, or files that do not fit it
+            self._uploads.damaged.add(manifest)
             return False
         return True
 
     def pull_file(self, path: Path) -> bool:
         try:
             with atomic_write(path) as fresh:
-                self._insist(self._remote.get, self._name(path), fresh)
+                self._retry(self._remote.get, self._uploads.name(path), fresh)
         except FileNotFoundError:
             return False
         return True
 
     def pull_latest(self, stage: Path) -> None:
         here = commit.latest(stage)
-        for step in reversed(self._insist(self._steps, self._name(stage))):
+        for step in reversed(self._retry(self._uploads.steps, self._uploads.name(stage))):
             if here is not None and step <= here.name:
                 break
             if self.pull(stage / step):
                 return
         if here is not None:
-            self.push(here, keep=commit.KEEP)  # who wrote it may not have come to it
+            self.push(here, keep=commit.KEEP)  # its writer may have been killed before it was uploaded
 
     def read(self, folder: Path, file: str) -> bytes | None:
-        name = self._name(folder)
-        mark = self._insist(self._remote.read, f"{name}/{MANIFEST}")
-        return None if mark is None else self._insist(self._remote.read, _inside(name, mark, file))
+        name = self._uploads.name(folder)
+        manifest = self._retry(self._remote.read, f"{name}/{MANIFEST}")
+        return None if manifest is None else self._retry(self._remote.read, content_name(name, manifest, file))
 
     def files(self, folder: Path) -> list[Path]:
-        return [folder / name for name in self._insist(self._remote.names, self._name(folder))]
+        return [folder / name for name in self._retry(self._remote.names, self._uploads.name(folder))]
 
     def remove_stale(self, stage: Path) -> None:
-        self._insist(self._sweep, self._name(stage))
+        self._retry(self._uploads.sweep, self._uploads.name(stage))
 
-    def _steps(self, stage: str) -> list[str]:
-        return sorted(name for name in self._remote.names(stage) if name.startswith(commit.PREFIX))
-
-    # -- names and tries -----------------------------------------------------------------------------------------------
-
-    def _insist(self, function: Callable[..., T], *arguments: Any) -> T:
-        return self._remote.insist(lambda reason: self.say(f"waiting for {self.url}: {reason}"), function, *arguments)
-
-    def _name(self, path: Path) -> str:
-        return path.absolute().relative_to(self._root).as_posix()
-
-
-def _inside(folder: str, mark: bytes, file: str = "") -> str:
-    """Where a committed folder's files are."""
-    return f"{folder}/{hashlib.sha256(mark).hexdigest()[:_DIGITS]}/{file}".rstrip("/")
+    def _retry(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._remote.retry(
+            lambda reason: self._report(f"waiting for {self.url}: {reason}"), function, *arguments
+        )

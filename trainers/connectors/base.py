@@ -1,4 +1,4 @@
-"""The connectors' contract, and how they start.
+"""What every connector offers, and how its weights are initialised.
 
 A connector's initial weights depend on (seed, kind, widths) alone, never on the global generator, which is neither
 read nor moved: candidates of equal widths start equal, whatever was built or trained before, and the option (how many
@@ -21,18 +21,30 @@ __all__ = ["CONNECTORS", "Connector", "connector_class", "make_connector"]
 
 
 class Connector(nn.Module):
-    """(batch, height, width, in_width) -> (batch, tokens, out_width), tokens row by row.
+    """Turns a map of vision features into tokens of the language model's width.
 
-    Subclasses take (grid, in_width, out_width, option), set `tokens`, and raise SpaceError for a grid they cannot take.
+    A subclass takes (grid, in_width, out_width, option), sets `tokens`, and raises SpaceError for a grid that it cannot
+    take.
+
+    Attributes:
+        tokens: how many tokens an image becomes.
     """
 
     tokens: int
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """The tokens of a batch, row by row.
+
+        Args:
+            features: (batch, height, width, in_width).
+
+        Returns:
+            (batch, tokens, out_width).
+        """
         raise NotImplementedError
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Fills every parameter, as torch does by default (which is LLaVA's way) for the layers it knows.
+        """Fill every parameter of linear and normalisation layers, as torch does by default and LLaVA too.
 
         A subclass with parameters of its own, such as learned queries, fills those as well.
         """
@@ -48,7 +60,7 @@ class Connector(nn.Module):
 
 
 def connector_class(kind: str) -> type[Connector]:
-    """The class of a kind; build one under `torch.device("meta")` to count tokens and parameters at no cost."""
+    """The class of a kind. Built under `torch.device("meta")`, it counts tokens and parameters at no cost."""
     module, name = CONNECTORS[kind].target.split(":")
     found: type[Connector] = getattr(importlib.import_module(module), name)
     return found
@@ -57,10 +69,17 @@ def connector_class(kind: str) -> type[Connector]:
 def make_connector(
     choice: ConnectorChoice, grid: tuple[int, int], in_width: int, out_width: int, seed: int
 ) -> Connector:
-    """The connector, float32 on the CPU.
+    """Make a connector, float32 on the CPU.
 
-    grid: (height, width) of the features.  in_width: their channels.  out_width: of the language model's embeddings.
-    Raises SpaceError where the grid does not suit the connector.
+    Args:
+        choice: the kind and its option.
+        grid: (height, width) of the features.
+        in_width: channels of the features.
+        out_width: width of the language model's embeddings.
+        seed: decides the first weights.
+
+    Raises:
+        SpaceError: the grid does not suit the connector.
     """
     with torch.device("meta"):  # no default initialisation, which would draw from the global generator
         connector = connector_class(choice.kind)(grid, in_width, out_width, choice.option)
@@ -71,7 +90,11 @@ def make_connector(
 
 
 def required(option: int | None, kind: str) -> int:
-    """The option of a connector that needs one. Raises SpaceError where there is none."""
+    """The option of a connector that needs one.
+
+    Raises:
+        SpaceError: there is none.
+    """
     if option is None:
         raise SpaceError(f"the connector {kind!r} needs a number, {CONNECTORS[kind].option}: e.g. '{kind}@2'")
     return option

@@ -9,6 +9,8 @@ from trainers.connectors.base import Connector
 
 
 class Mlp2x(Connector):
+    """Two linear layers with a GELU between them; a token for every location."""
+
     def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
         super().__init__()
         self.tokens = grid[0] * grid[1]

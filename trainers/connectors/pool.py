@@ -11,6 +11,8 @@ from trainers.errors import SpaceError
 
 
 class Pool(Mlp2x):
+    """Average pooling to a grid of option x option, then `Mlp2x`."""
+
     def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
         side = required(option, "pool")
         if side > min(grid):

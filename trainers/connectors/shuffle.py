@@ -15,6 +15,8 @@ from trainers.errors import SpaceError
 
 
 class Shuffle(Connector):
+    """Folds squares of option x option locations into one token each, then one linear layer."""
+
     def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
         super().__init__()
         self.side = required(option, "shuffle")

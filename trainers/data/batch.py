@@ -10,11 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples padded on the right. Of n images in B samples, in the samples' order:
+    """B samples, padded on the right to T positions, with their n images in the samples' order.
 
-    input_ids, labels, attention_mask: (B, T); an image is `connector.tokens` times IMAGE_ID.
-    seeds: (n,) of the images.
-    views: per encoder (n, 3, S, S) uint8, or features: per encoder (n, h, w, C), as far as the encoders are frozen.
+    Attributes:
+        names: the samples' names, for errors.
+        input_ids: (B, T) token ids; an image takes as many positions as the connector makes tokens, each IMAGE_ID.
+        labels: (B, T) token ids that are learnt, and IGNORE_INDEX elsewhere.
+        attention_mask: (B, T) 1 for tokens, 0 for padding.
+        seeds: (n,) the content seeds of the images.
+        views: (n, 3, size, size) uint8 of each encoder; empty where there are features.
+        features: (n, height, width, channels) of each encoder, from a cache.
     """
 
     names: tuple[str, ...]
@@ -26,6 +31,8 @@ class Batch:
     features: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+
         def move(one: Tensor) -> Tensor:
             return one.to(device, non_blocking=True)
 

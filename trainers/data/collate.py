@@ -20,7 +20,18 @@ from trainers.encoders.joined import VisionRepresentation
 
 @dataclass(frozen=True)
 class Batcher:
-    """Makes batches of a manifest's samples. cache: where images' features come from, None to encode them live."""
+    """Makes batches of a manifest's samples.
+
+    Attributes:
+        manifest: the samples.
+        vision: says what the encoders are shown of an image.
+        tokenizer: the language model's.
+        template: the conversation template.
+        image_tokens: positions that an image takes.
+        longest: positions after which a sample is cut.
+        pad_id: the token id of padding.
+        cache: the images' features; None where the model encodes the images.
+    """
 
     manifest: Manifest
     vision: VisionRepresentation
@@ -32,7 +43,11 @@ class Batcher:
     cache: FeatureCache | None = None
 
     def batch(self, samples: Sequence[int]) -> Batch:
-        """A process without a sample of its own at an epoch's end gets one that counts nothing: it must take part."""
+        """The batch of these samples.
+
+        Without a sample, as may happen to a process at the end of an epoch, it is a sample without supervised tokens:
+        all processes must take part in a step.
+        """
         counts = bool(len(samples))
         rows = [int(sample) for sample in samples] or [0]
         coded = [
@@ -65,7 +80,7 @@ class Batcher:
 
 
 def _expand(input_ids: np.ndarray, labels: np.ndarray, image_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's mark becomes as many positions as the connector gives tokens."""
+    """Each IMAGE_ID becomes as many positions as the connector makes tokens."""
     times = np.where(input_ids == IMAGE_ID, image_tokens, 1)
     return np.repeat(input_ids, times), np.repeat(labels, times)
 
@@ -84,6 +99,12 @@ class _Indexed(Dataset[Batch]):
 
 
 def load(batcher: Batcher, plan: list[np.ndarray], workers: int) -> Iterator[Batch]:
-    """The batches of a plan in its order, made ahead by `workers` processes."""
+    """Make the batches of a plan, in its order.
+
+    Args:
+        batcher: what makes one batch.
+        plan: the samples' indices of each batch.
+        workers: how many processes make batches ahead; 0 makes each when it is asked for.
+    """
     own = torch.Generator()  # the loader draws from it; nothing here is random
     return iter(DataLoader(_Indexed(batcher, plan), batch_size=None, num_workers=workers, generator=own))

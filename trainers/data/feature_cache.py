@@ -7,7 +7,7 @@ nothing that its parts have not cost already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,22 @@ from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 from trainers.representation import Joining
 from trainers.utils.atomic import atomic_write
-
-Progress = Callable[[int, int], None]  # done, of how many
+from trainers.utils.progress import CountCallback
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features of a manifest's images under a folder, which a store may share."""
+    """Features of a manifest's images.
+
+    Called with indices of samples, it gives (n, height, width, channels) float32 of each encoder, for those samples
+    that have an image, in their order.
+
+    Attributes:
+        folder: where the files are.
+        vision: the encoders.
+        manifest: the samples whose images are encoded.
+        store: the work store that shares the files.
+    """
 
     folder: Path
     vision: VisionRepresentation
@@ -36,6 +45,7 @@ class FeatureCache:
     store: Store = field(default_factory=Store)
 
     def path(self, part: int) -> Path:
+        """The file of one encoder's features."""
         encoder = self.vision.encoders[part]
         name = f"{encoder.fingerprint[:24]}-{self.manifest.digest[:24]}-{self.vision.policy}.npy"
         return self.folder / name
@@ -52,20 +62,26 @@ class FeatureCache:
 
     @property
     def full(self) -> bool:
+        """Whether the features of every encoder are here."""
         return all(self.path(part).exists() for part in range(len(self.vision.parts)))
 
-    def fill(self, batch_size: int = 64, progress: Progress | None = None) -> None:
-        """Extract what is not there yet."""
+    def fill(self, batch_size: int = 64, progress: CountCallback | None = None) -> None:
+        """Download or extract the features that are not here yet.
+
+        Args:
+            batch_size: images that are encoded at a time.
+            progress: is called with how many images of an encoder are done.
+        """
         for part in range(len(self.vision.parts)):
             if not self.path(part).exists() and not self.store.pull_file(self.path(part)):
                 self._extract(part, batch_size, progress)
 
     def share(self) -> None:
-        """Have them uploaded, by one process."""
+        """Upload the features to the store in the background. One process does it for all."""
         for part in range(len(self.vision.parts)):
             self.store.push_file(self.path(part))
 
-    def _extract(self, part: int, batch_size: int, progress: Progress | None) -> None:
+    def _extract(self, part: int, batch_size: int, progress: CountCallback | None) -> None:
         encoder, target, samples = self.vision.encoders[part], self.path(part), list(self._row)
         alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
         shape = (len(samples), *encoder.grid, encoder.width)
@@ -86,6 +102,5 @@ class FeatureCache:
             del maps
 
     def __call__(self, samples: Sequence[int]) -> tuple[Tensor, ...]:
-        """Of each encoder (n, h, w, C) float32, of those samples that have an image, in their order."""
         rows = [self._row[sample] for sample in samples if sample in self._row]
         return tuple(torch.from_numpy(np.asarray(maps[rows])) for maps in self._maps)

@@ -28,12 +28,12 @@ _KEPT = 8192  # samples whose tokens are kept, once made
 
 
 class Rows(Protocol):
-    """Where a manifest's records come from."""
+    """The records of a manifest file."""
 
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> dict[str, Any]:
-        """id and conversations."""
+        """The id and the conversations of one sample."""
         ...
 
     def has_image(self, index: int) -> bool: ...
@@ -129,7 +129,11 @@ class Manifest:
         return self._rows.has_image(index)
 
     def image(self, index: int) -> Image.Image | None:
-        """(RGB) Raises DataError naming the sample when it is missing or cannot be decoded."""
+        """A sample's image in RGB; None where it has none.
+
+        Raises:
+            DataError: the image is missing or cannot be decoded; the message names the sample.
+        """
         try:
             source = self._rows.image(index)
             return None if source is None else open_image(source)
@@ -145,7 +149,11 @@ class Manifest:
         return turns
 
     def turns(self, index: int) -> tuple[Turn, ...]:
-        """The conversation. Raises DataError naming the sample when it is not one."""
+        """A sample's conversation.
+
+        Raises:
+            DataError: it is none; the message names the sample.
+        """
         try:
             turns = tuple(_turn(said) for said in self._conversation(index))
         except (KeyError, TypeError, ValueError) as error:
@@ -156,9 +164,17 @@ class Manifest:
         return turns
 
     def tokens(self, index: int, template: str, tokenizer: Tokenizer, image_tokens: int, longest: int) -> Tokens:
-        """A sample as the model sees it, cut to `longest` positions, of which the image takes `image_tokens`.
+        """A sample as the model sees it.
 
-        Raises DataError naming the sample: no supervised token is left, or image and `<image>` do not match.
+        Args:
+            index: of the sample.
+            template: the conversation template.
+            tokenizer: the language model's.
+            image_tokens: positions that the image takes in the end; here it is a single IMAGE_ID.
+            longest: positions after which the sample is cut.
+
+        Raises:
+            DataError: no supervised token is left, or image and `<image>` do not match; the message names the sample.
         """
         key = (index, template, image_tokens, longest)
         by, kept = self._coded.get(key, (None, None))
@@ -169,9 +185,9 @@ class Manifest:
             tokens = encode(template, turns, tokenizer)
         except DataError as error:
             raise self._problem(index, str(error)) from error
-        marks, images = int((tokens.input_ids == IMAGE_ID).sum()), int(self.has_image(index))
-        if marks != images:
-            raise self._problem(index, f"{images or 'no'} image but {marks} {IMAGE} in its conversation")
+        placeholders, images = int((tokens.input_ids == IMAGE_ID).sum()), int(self.has_image(index))
+        if placeholders != images:
+            raise self._problem(index, f"{images or 'no'} image but {placeholders} {IMAGE} in its conversation")
         room = max(0, longest - (image_tokens - 1) * images)
         tokens = Tokens(tokens.input_ids[:room], tokens.labels[:room])
         if images and IMAGE_ID not in tokens.input_ids:
@@ -190,7 +206,7 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """Of the manifest file and of what it points to: names, sizes and times of the image files."""
+        """SHA-256 of the manifest file, and of the names, sizes and times of the image files that it points to."""
         with self.path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256")
         for index in range(len(self)):
@@ -215,9 +231,14 @@ def _turn(said: dict[str, Any]) -> Turn:
 
 
 def read_manifest(path: Path, images: Path | None = None) -> Manifest:
-    """Open a .json or .parquet manifest. images: folder of its image files; default: the manifest's own.
+    """Open a manifest.
 
-    Raises DataError when it is missing, is not such a file, is empty, or lacks a column.
+    Args:
+        path: a .json or .parquet file.
+        images: the folder of its image files; the manifest's own folder where it is not given.
+
+    Raises:
+        DataError: the file is missing, is not a manifest, is empty, or lacks a column.
     """
     folder = images or path.parent
     try:
@@ -264,10 +285,22 @@ def check(
     decode: bool = True,
     threads: int = 8,
 ) -> dict[str, int]:
-    """Read, decode and tokenise every sample. Returns counts of samples, images and tokens.
+    """Read, decode and tokenise every sample.
 
-    decode: False where features of the images are at hand already.
-    Raises DataError that lists the first samples that cannot be trained on, and how many there are.
+    Args:
+        manifest: the samples.
+        template: the conversation template.
+        tokenizer: the language model's.
+        image_tokens: positions that an image takes.
+        longest: positions after which a sample is cut.
+        decode: False where features of the images are cached already.
+        threads: how many samples are read at a time.
+
+    Returns:
+        How many samples, images, tokens and supervised tokens there are.
+
+    Raises:
+        DataError: samples cannot be trained on; the message lists the first ones, and says how many there are.
     """
 
     def one(index: int) -> tuple[int, int, int] | str:

@@ -21,7 +21,14 @@ _MEGABATCH = 16  # global batches among which samples are grouped by length
 def epoch_order(lengths: np.ndarray, batch: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of the samples whose successive global batches hold texts of similar length.
 
-    lengths: (N,) of the texts alone, since image tokens differ from candidate to candidate.  Returns (N,) indices.
+    Args:
+        lengths: (N,) of the texts alone, since image tokens differ from candidate to candidate.
+        batch: samples of a global batch.
+        seed: of the run.
+        epoch: counted from 0.
+
+    Returns:
+        (N,) indices of the samples.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
@@ -35,7 +42,14 @@ def epoch_order(lengths: np.ndarray, batch: int, seed: int, epoch: int) -> np.nd
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which samples a process trains on. epochs: may be a fraction.  batch: global samples of an optimizer step."""
+    """Which samples a process trains on.
+
+    Attributes:
+        lengths: (N,) of the samples' texts.
+        batch: samples of an optimizer step, over all processes.
+        seed: of the run.
+        epochs: how often every sample is trained on; a fraction is allowed.
+    """
 
     lengths: np.ndarray
     batch: int
@@ -61,14 +75,27 @@ class Schedule:
     def micro_batches(self, step: int, rank: int, world: int, micro: int) -> list[np.ndarray]:
         """A process's part of a step, in micro-batches. Disjoint and exhaustive over ranks.
 
-        Each rank gets the same number of micro-batches, of which some may be empty at the end of an epoch.
+        Args:
+            step: the optimizer step, counted from 0.
+            rank: the process, counted from 0.
+            world: the number of processes.
+            micro: samples of a micro-batch.
+
+        Returns:
+            Indices of the samples of each micro-batch. Each rank gets the same number of micro-batches, of which some
+            may be empty at the end of an epoch.
         """
         whole = self.global_batch(step)
         mine = whole[rank::world]
         return [mine[i : i + micro] for i in range(0, int(np.ceil(len(whole) / world)), micro)]
 
     def longest(self, micro: int, extra: np.ndarray | int = 0) -> np.ndarray:
-        """The micro-batch that needs most memory: of the longest texts. extra: (N,) characters that images count as."""
+        """The micro-batch of the longest samples, which needs most memory.
+
+        Args:
+            micro: samples of a micro-batch.
+            extra: (N,) characters that the samples' images count as.
+        """
         return np.argsort(-(self.lengths + extra), kind="stable")[:micro]
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -30,7 +30,12 @@ _VICUNA_SYSTEM = (
 
 @dataclass(frozen=True)
 class Turn:
-    """role: user or assistant."""
+    """What one side says.
+
+    Attributes:
+        role: user or assistant.
+        text: with IMAGE where an image is shown.
+    """
 
     role: str
     text: str
@@ -38,7 +43,12 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """input_ids, labels: (T,) int64. An image is one IMAGE_ID; what is not learnt is labelled IGNORE_INDEX."""
+    """A conversation as token ids.
+
+    Attributes:
+        input_ids: (T,) int64; an image is one IMAGE_ID.
+        labels: (T,) int64; the ids that are learnt, and IGNORE_INDEX elsewhere.
+    """
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -46,7 +56,13 @@ class Tokens:
 
 @dataclass(frozen=True)
 class _Text:
-    """A conversation as text. learnt: character ranges [begin, end) that are supervised.  bos: whether to begin so."""
+    """A conversation as text.
+
+    Attributes:
+        text: with IMAGE where an image is shown.
+        learnt: character ranges [begin, end) that are supervised.
+        bos: whether the tokenizer's begin-of-sequence token comes first.
+    """
 
     text: str
     learnt: tuple[tuple[int, int], ...]
@@ -107,7 +123,13 @@ TEMPLATES: dict[str, Callable[[Sequence[Turn], Tokenizer], _Text]] = {
 def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer) -> Tokens:
     """Tokenise a conversation. One that ends with the user's turn becomes a prompt for the reply.
 
-    Raises DataError for an unknown template, turns that do not alternate, or a tokenizer without character offsets.
+    Args:
+        template: a key of `TEMPLATES`.
+        turns: user and assistant in turn, the user first.
+        tokenizer: a fast one, which knows the characters of each token.
+
+    Raises:
+        DataError: the template is unknown, the turns do not alternate, or the tokenizer is a slow one.
     """
     if template not in TEMPLATES:
         raise DataError(f"no template {template!r}; there are {', '.join(TEMPLATES)}")

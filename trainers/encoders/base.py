@@ -1,4 +1,4 @@
-"""The encoders' contract: (batch, 3, size, size) uint8 pixels in, a (batch, height, width, channels) map out.
+"""What every encoder offers: (batch, 3, size, size) uint8 pixels in, a (batch, height, width, channels) map out.
 
 An encoder is frozen and deterministic: always in eval mode, without gradients, in its own precision whatever autocast
 says, normalising with its own mean and std. What is random about one (a denoiser's noise) comes from seeds of the
@@ -20,7 +20,7 @@ from trainers.errors import DataError, SpaceError
 
 
 class Loader(Protocol):
-    """What an adapter's `load` is. device "meta" builds the shape alone: no weights are looked for."""
+    """The function `load` of an adapter: it builds an encoder. Device "meta" gives the shape alone, without weights."""
 
     def __call__(
         self, spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype
@@ -28,11 +28,18 @@ class Loader(Protocol):
 
 
 class Encoder(nn.Module):
-    """A frozen encoder at one size and layer. Adapters subclass it and give `features`.
+    """A frozen encoder at one size and layer. An adapter subclasses it and defines `features`.
 
-    grid: (height, width) of the map.  width: its channels.  patch: pixels of the side of a cell; what is left of the
-    image right and below of the last cell is not seen.  layer: counted from the end, -1 the last.
-    fingerprint: a sha256 of all that decides the features but the precision: what a cache of features is keyed by.
+    Attributes:
+        spec: what the encoder is.
+        size: side of the square image, in pixels.
+        layer: counted from the end; -1 is the last.
+        patch: side of a cell of the grid, in pixels. Pixels to the right of and below the last cell are not seen.
+        grid: (height, width) of the map.
+        width: channels of the map.
+        fingerprint: SHA-256 of everything that decides the features but the precision; caches of features use it.
+        mean: (3, 1, 1) of RGB in [0, 1], which is subtracted.
+        std: (3, 1, 1), by which pixels are divided.
     """
 
     mean: torch.Tensor
@@ -48,7 +55,16 @@ class Encoder(nn.Module):
         patch: int | None = None,
         width: int | None = None,
     ) -> None:
-        """layer: counted from the end.  digest: of the weights.  patch, width: where they differ from the spec's."""
+        """Describe the encoder; the adapter adds its tower.
+
+        Args:
+            spec: what the encoder is.
+            size: side of the square image, in pixels.
+            layer: counted from the end.
+            digest: of the weights.
+            patch: where it differs from the spec's.
+            width: where it differs from the spec's.
+        """
         super().__init__()
         self.spec = spec
         self.size = size
@@ -61,21 +77,30 @@ class Encoder(nn.Module):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
     def freeze(self, device: torch.device, dtype: torch.dtype | None = None) -> Encoder:
-        """Itself, moved and without gradients; an adapter's last step.
+        """Move the encoder to a device and freeze it; an adapter's last step. Returns the encoder itself.
 
-        dtype: the tower's precision, or None where it has it already (some keep parts in float32). mean and std stay
-        float32.
+        Args:
+            device: where it computes.
+            dtype: the tower's precision; None where the tower has it already. `mean` and `std` stay float32.
         """
         for tower in self.children():
             tower.to(dtype=dtype)
         return self.to(device).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stays in eval mode."""
+        """Stay in eval mode, whatever is asked for."""
         return super().train(False)
 
     def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """(batch, 3, size, size) normalised float32 and (batch,) int64 -> (batch, height, width, channels)."""
+        """The features of normalised images; what an adapter defines.
+
+        Args:
+            images: (batch, 3, size, size) float32.
+            seeds: (batch,) int64, the images' content seeds.
+
+        Returns:
+            (batch, height, width, channels).
+        """
         raise NotImplementedError
 
     def _own_precision(self) -> AbstractContextManager[Any]:
@@ -83,11 +108,17 @@ class Encoder(nn.Module):
         return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
     def encode(self, pixels: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """The features of a batch, with a gradient only where weights want one: `freeze` is undone.
+        """The features of a batch of images. They carry a gradient only where weights were set to need one.
 
-        pixels: (batch, 3, size, size) uint8.  seeds: (batch,) int64, each the image's `content_seed`.
-        Returns (batch, *grid, width) in the encoder's precision, on its device.
-        Raises DataError for pixels of another shape or type.
+        Args:
+            pixels: (batch, 3, size, size) uint8.
+            seeds: (batch,) int64, each the image's `content_seed`.
+
+        Returns:
+            (batch, *grid, width) in the encoder's precision, on its device.
+
+        Raises:
+            DataError: the pixels have another shape or type.
         """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, self.size, self.size):
             raise DataError(
@@ -107,9 +138,15 @@ class Encoder(nn.Module):
 
 
 def block_index(spec: EncoderSpec, layer: int, depth: int) -> int:
-    """The 0-based block (or stage) whose output is hidden state `layer` of a tower `depth` deep.
+    """The block (or stage), counted from 0, whose output is a hidden state: -1 -> depth - 1, 1 -> 0.
 
-    -1 -> depth - 1, -2 -> depth - 2, 1 -> 0.  Raises SpaceError for 0, the embeddings, and outside the tower.
+    Args:
+        spec: of the encoder, for the message.
+        layer: the hidden state, counted as in `EncoderSpec`.
+        depth: how many blocks the tower has.
+
+    Raises:
+        SpaceError: the layer is 0, the embeddings, or outside the tower.
     """
     index = depth + layer if layer < 0 else layer - 1
     if not 0 <= index < depth:
@@ -121,7 +158,16 @@ def block_index(spec: EncoderSpec, layer: int, depth: int) -> int:
 
 
 def image_noise(seeds: torch.Tensor, shape: tuple[int, ...], purpose: str) -> torch.Tensor:
-    """(batch, *shape) float32 of N(0, 1), on the CPU: row i depends on seeds[i] and the purpose's name alone."""
+    """Standard normal noise for images: row i depends on seeds[i] and the purpose's name alone.
+
+    Args:
+        seeds: (batch,) the images' content seeds.
+        shape: of the noise of one image.
+        purpose: what the noise is for, so that two uses differ.
+
+    Returns:
+        (batch, *shape) float32, on the CPU.
+    """
     rows = []
     for seed in seeds.tolist():
         mixed = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
@@ -131,7 +177,11 @@ def image_noise(seeds: torch.Tensor, shape: tuple[int, ...], purpose: str) -> to
 
 
 def check_prefix(spec: EncoderSpec, found: int) -> None:
-    """Raises SpaceError where a tower has another number of prefix tokens than declared."""
+    """Compare the number of prefix tokens of a tower with the declared one.
+
+    Raises:
+        SpaceError: they differ.
+    """
     if found != spec.prefix_tokens:
         raise SpaceError(
             f"{spec.name} declares {spec.prefix_tokens} prefix tokens, its tower has {found}; correct 'prefix_tokens' "

@@ -4,8 +4,10 @@ The denoiser is a timm ViT trained to predict the noise (or the image) from
 
     x_t = sqrt(1 - level^2) x + level eps,     eps ~ N(0, 1) seeded by the image's content
 
-where x are the normalised pixels; its features are an intermediate layer's, as for any other ViT (DIFT, arXiv
-2306.03881, does so with Stable Diffusion's). options: noise_level in [0, 1), and timm's own.
+where x are the normalised pixels; its features are those of an intermediate layer, as for any other ViT. An encoder's
+`options` are noise_level in [0, 1), and those of timm.
+
+Source: DIFT (arXiv 2306.03881), which does so with Stable Diffusion.
 """
 
 from __future__ import annotations
@@ -21,11 +23,19 @@ from trainers.errors import SpaceError
 
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tensor:
-    """Keeps the variance of images of unit variance; level 0 gives the images, level 1 the noise."""
+    """Mix images with noise, so that images of unit variance keep it.
+
+    Args:
+        images: (batch, 3, size, size) normalised.
+        noise: the same shape.
+        level: 0 gives the images, 1 the noise.
+    """
     return math.sqrt(1 - level**2) * images + level * noise
 
 
 class DenoiserEncoder(timm_.TimmEncoder):
+    """A timm tower that is shown images with noise."""
+
     def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         if not images.is_meta:
             noise = image_noise(seeds, tuple(images.shape[1:]), "diffusion").to(images.device)
@@ -34,6 +44,11 @@ class DenoiserEncoder(timm_.TimmEncoder):
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Build a denoiser; see `trainers.encoders.base.Loader`.
+
+    Raises:
+        SpaceError: `noise_level` is missing or not in [0, 1).
+    """
     options = dict(spec.options)
     level = options.pop("noise_level", None)
     if not isinstance(level, int | float) or not 0 <= level < 1:

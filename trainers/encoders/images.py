@@ -29,10 +29,16 @@ POLICIES = (LETTERBOX, SQUASH)
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image's points land: (x, y) -> (x * scale_x + offset_x, y * scale_y + offset_y).
+    """Where the points of an image are in a square: (x, y) -> (x * scale_x + offset_x, y * scale_y + offset_y).
 
-    In pixels, counted from the outer corner of the top left pixel, so that the centre of pixel i is at i + 0.5; the
-    frame is size x size pixels.
+    Points are in pixels, counted from the outer corner of the top left pixel, so the centre of pixel i is at i + 0.5.
+
+    Attributes:
+        scale_x: pixels of the square for one pixel of the image's width.
+        scale_y: the same for its height.
+        offset_x: pixels of the square to the left of the image.
+        offset_y: pixels of the square above the image.
+        size: side of the square, in pixels.
     """
 
     scale_x: float
@@ -46,8 +52,16 @@ def frame(width: int, height: int, size: int, policy: str = LETTERBOX) -> Frame:
     """The frame of a width x height image under a policy.
 
     The content's sides and its offset are whole pixels (so nothing is resampled twice); the scales are those of the
-    whole-pixel content, so they may differ by a fraction of a pixel between x and y. Raises DataError for an unknown
-    policy.
+    whole-pixel content, so they may differ by a fraction of a pixel between x and y.
+
+    Args:
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        size: side of the square, in pixels.
+        policy: one of `POLICIES`.
+
+    Raises:
+        DataError: the policy is unknown.
     """
     if policy == SQUASH:
         inner_width, inner_height = size, size
@@ -67,7 +81,17 @@ def frame(width: int, height: int, size: int, policy: str = LETTERBOX) -> Frame:
 
 
 def fit(image: Image.Image, size: int, fill: tuple[float, float, float], policy: str = LETTERBOX) -> Image.Image:
-    """The image in a size x size RGB square, bicubic; `fill`, in [0, 1], colours the bars."""
+    """Resize an image into a square, with bicubic interpolation.
+
+    Args:
+        image: of any size and mode.
+        size: side of the square, in pixels.
+        fill: colour of the bars, RGB in [0, 1].
+        policy: one of `POLICIES`.
+
+    Returns:
+        The square in RGB.
+    """
     place = frame(image.width, image.height, size, policy)
     inner = (round(image.width * place.scale_x), round(image.height * place.scale_y))
     content = image.convert("RGB").resize(inner, Image.Resampling.BICUBIC)
@@ -79,12 +103,12 @@ def fit(image: Image.Image, size: int, fill: tuple[float, float, float], policy:
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
-    """(3, height, width) uint8."""
+    """An image as a tensor: (3, height, width) uint8."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def content_seed(image: Image.Image) -> int:
-    """63 bits of what the image shows: seeds every random thing that belongs to it, wherever and whenever it is seen.
+    """A seed of 63 bits made of what the image shows, for everything random that belongs to the image.
 
     Depends on the size and the RGB values alone, not on the file, its name or its place in a batch.
     """
@@ -94,7 +118,14 @@ def content_seed(image: Image.Image) -> int:
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """An image file's RGB image, turned as its EXIF orientation says. Raises DataError naming the source."""
+    """Open an image file in RGB, turned as its EXIF orientation says.
+
+    Args:
+        source: the file, or its bytes.
+
+    Raises:
+        DataError: it cannot be read; the message names the source.
+    """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return _rgb(ImageOps.exif_transpose(image))

@@ -1,4 +1,4 @@
-"""Imports without a package that a library would import only because it is installed."""
+"""Import a library as if a package were not installed that it would import and we do not use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without(package: str) -> Iterator[None]:
-    """What is imported in here finds no such package, unless it has been imported already; later, others do."""
+    """Imports within the block do not find this package. One that is imported already stays."""
     absent = package not in sys.modules
     if absent:
         sys.modules[package] = None  # type: ignore[assignment]  # as the import system's documentation has it

@@ -21,9 +21,14 @@ from trainers.representation import Joining, Representation
 
 
 class VisionRepresentation(nn.Module):
-    """grid: (height, width) of the joined map.  width: its channels, the sum of the parts'.
+    """One or more frozen encoders, whose maps are joined.
 
-    policy: how images are fitted into the parts' squares, for every part alike, so that their cells line up.
+    Attributes:
+        parts: the encoders.
+        joining: how their channels become one map.
+        policy: how images are fitted into squares; the same for all encoders, so that their cells line up.
+        grid: (height, width) of the joined map.
+        width: channels of the joined map, the sum of the encoders'.
     """
 
     def __init__(self, parts: Sequence[Encoder], joining: Joining, policy: str = LETTERBOX) -> None:
@@ -36,32 +41,44 @@ class VisionRepresentation(nn.Module):
 
     @property
     def encoders(self) -> list[Encoder]:
-        """The parts, as what they are: ModuleList is not generic."""
+        """The parts with their type, which a ModuleList does not know."""
         return [part for part in self.parts if isinstance(part, Encoder)]
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 of all that decides the features but the precision: the parts' own, the joining and the policy."""
+        """SHA-256 of everything that decides the features but the precision: encoders, joining and policy."""
         names = [part.fingerprint for part in self.encoders] + [str(self.joining), self.policy]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def views(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
-        """What each part is shown: (3, size, size) uint8, with bars of its mean colour, which normalises to about 0."""
+        """What each encoder is shown: (3, size, size) uint8, with bars of its mean colour, which becomes about 0."""
         return tuple(pixels(fit(image, part.size, part.spec.mean, self.policy)) for part in self.encoders)
 
     def encode(self, views: Sequence[torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
-        """One (batch, 3, size, size) uint8 for each part and (batch,) content seeds -> (batch, *grid, width)."""
+        """The joined features of a batch of images.
+
+        Args:
+            views: (batch, 3, size, size) uint8 of each encoder.
+            seeds: (batch,) the images' content seeds.
+
+        Returns:
+            (batch, *grid, width).
+        """
         features = [part.encode(view, seeds) for part, view in zip(self.encoders, views, strict=True)]
         return join(features, self.joining)
 
 
 def join(features: Sequence[torch.Tensor], joining: Joining) -> torch.Tensor:
-    """The parts' maps, (batch, height, width, channels) each, as one map with all their channels.
+    """Join the maps of several encoders into one map with all their channels.
 
     The common grid is the joining's, else the first part's; other maps are resampled to it, bilinearly and, where it
     is coarser, antialiased. "normconcat" gives each part unit length at every location, before and after resampling,
     so that the cosine similarity of two joined features is the mean of their parts' cosine similarities; in a plain
     concat the part with the longest features dominates it.
+
+    Args:
+        features: (batch, height, width, channels) of each encoder.
+        joining: how they are joined, and on which grid.
     """
     grid = tuple(features[0].shape[1:3]) if joining.grid is None else (joining.grid, joining.grid)
     normalised = joining.kind == "normconcat"
@@ -90,6 +107,17 @@ def build_representation(
     dtype: torch.dtype = torch.float32,
     policy: str = LETTERBOX,
 ) -> VisionRepresentation:
-    """The encoders a candidate names, joined; its connector is not part of it (see trainers/connectors)."""
+    """Build the encoders that a candidate names, joined. Its connector is not part of them.
+
+    Args:
+        representation: the candidate.
+        registry: the known encoders.
+        device: where the encoders compute; "meta" builds shapes without weights.
+        dtype: their precision.
+        policy: how images are fitted into squares.
+
+    Raises:
+        SpaceError: an encoder is unknown, or its weights cannot be used.
+    """
     parts = [make_encoder(part, registry, device=device, dtype=dtype) for part in representation.parts]
     return VisionRepresentation(parts, representation.joining, policy)

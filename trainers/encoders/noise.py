@@ -1,7 +1,7 @@
-"""Random features: a control. An encoder that is not better than this one has shown the language model nothing.
+"""Random features, as a control: an encoder that is not better than this one shows the language model nothing.
 
 Each image's map is N(0, 1), seeded by the image's content alone, so it identifies the image and says nothing of it.
-It has no weights; grid and width are its row's `patch` and `width`. options: seed (an integer, for several of them).
+It has no weights; grid and width are its row's `patch` and `width`. Its option `seed`, an integer, tells several apart.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from trainers.encoders.spec import EncoderSpec
 
 
 class NoiseEncoder(Encoder):
+    """Standard normal features, seeded by the image's content."""
+
     dtype: torch.dtype
 
     def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
@@ -23,6 +25,7 @@ class NoiseEncoder(Encoder):
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Build random features; see `trainers.encoders.base.Loader`."""
     encoder = NoiseEncoder(spec, size, -1, digest="no weights")  # it has one layer, whichever is asked for
     encoder.dtype = dtype
     return encoder.freeze(device)

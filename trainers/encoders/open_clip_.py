@@ -5,7 +5,7 @@ embeddings are resampled as the checkpoint is loaded, from the checkpoint's own 
 
 Weights: a hub id or folder with `open_clip_config.json` and `open_clip_model.safetensors`. `model` is open_clip's name
 of the architecture ("ViT-bigG-14"; "ViT-L-14-quickgelu" for what was trained with QuickGELU) and may be left out for a
-folder. options: none.
+folder. There are no options.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class OpenClipEncoder(Encoder):
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Build an encoder of open_clip; see `trainers.encoders.base.Loader`.
+
+    Raises:
+        SpaceError: the model is unknown, or the weights do not fit it.
+    """
     if device.type == "meta":
         with device:
             model = _create(spec, _configuration(spec, local_configuration(spec, CONFIGURATION)), size)

@@ -47,7 +47,7 @@ ADAPTERS = {
 
 
 class Registry(Mapping[str, EncoderSpec]):
-    """Encoders by name."""
+    """The known encoders by name."""
 
     def __init__(self, specs: Mapping[str, EncoderSpec]) -> None:
         self._specs = dict(specs)
@@ -62,7 +62,11 @@ class Registry(Mapping[str, EncoderSpec]):
         return len(self._specs)
 
     def find(self, part: Part) -> EncoderSpec:
-        """The spec of a part's encoder, with the checkpoint for its size. Raises SpaceError naming the nearest name."""
+        """The spec of a part's encoder, with the checkpoint for its size.
+
+        Raises:
+            SpaceError: there is no such encoder; the message suggests the nearest name.
+        """
         if part.encoder not in self._specs:
             hint = suggest(part.encoder, self._specs)
             raise SpaceError(f"no encoder {part.encoder!r} in the registry; {hint}")
@@ -70,9 +74,13 @@ class Registry(Mapping[str, EncoderSpec]):
 
 
 def load_registry(*extra: Path) -> Registry:
-    """The shipped encoders and those of further YAML files; a later file's row replaces an earlier one.
+    """Read the encoders that ship with acsearch, and those of further YAML files.
 
-    Raises ConfigError that names file, row and key.
+    Args:
+        extra: the further files; a row of a later file replaces one of an earlier file.
+
+    Raises:
+        ConfigError: a file cannot be used; the message names file, row and key.
     """
     specs: dict[str, EncoderSpec] = {}
     for path in extra:
@@ -88,9 +96,16 @@ def _built_in() -> dict[str, EncoderSpec]:
 def make_encoder(
     part: Part, registry: Registry, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Encoder:
-    """The encoder a part names, ready to use. The global random generators are left as they were.
+    """Build the encoder that a part names. The global random generators are left as they were.
 
-    device "meta" builds its shape without its weights, and needs neither network nor files.
+    Args:
+        part: the encoder's name, size and layer.
+        registry: the known encoders.
+        device: where it computes; "meta" builds the shape without weights, network or files.
+        dtype: its precision.
+
+    Raises:
+        SpaceError: the encoder is unknown, or its weights cannot be used.
     """
     spec = registry.find(part)
     load: Loader = importlib.import_module(ADAPTERS[spec.adapter]).load

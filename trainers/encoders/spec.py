@@ -13,7 +13,14 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights of an encoder: trained at `size` pixels; the rest as in `EncoderSpec`."""
+    """One set of weights of an encoder.
+
+    Attributes:
+        size: side of the images it was trained with, in pixels.
+        model: as in `EncoderSpec`.
+        weights: as in `EncoderSpec`.
+        revision: as in `EncoderSpec`.
+    """
 
     size: int
     model: str | None
@@ -23,24 +30,31 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One encoder. Every field can be checked against the weights, and is: what is declared is what comes out.
+    """One encoder. Every field is checked against the weights, so what is declared is what comes out.
 
-    adapter: the library that builds it, a key of `ADAPTERS`.  model: the library's name of the architecture (timm), the
-    configuration's model type (transformers), the model's name (open_clip); None where a local folder says it.
-    weights: a hub id, or an absolute path of a local folder or safetensors file; None where there are none (noise).
-    revision: of a hub id, a branch, tag or commit; None is the default branch, whose commit the fingerprint records.
-    native_size: pixels of the side the weights were trained at.  patch: pixels of the side of one cell of the grid.
-    width: channels.  prefix_tokens: tokens before the patches' (CLS, registers), which are dropped.
-    mean, std: of RGB in [0, 1].
+    Layers are counted as in Hugging Face's hidden_states, which has depth + 1 entries: -1 is the last block's output,
+    -2 the one before it, and 1 the first block's, always without the trunk's final norm. Hierarchical networks
+    (ConvNeXt, Hiera) count stages instead of blocks, and -1 is the layer to use.
 
-    layer: counted as in Hugging Face's hidden_states, which has depth + 1 entries: -1 is the last block's output, -2
-    the one before it, always without the trunk's final norm; 1 is the first block's output.  The default, -2, is
-    LLaVA's.  For hierarchical networks (ConvNeXt, Hiera) it counts stages instead of blocks, and -1 is the one to use.
-    patch and width are those of this default layer.
-
-    options: what else the adapter needs to build the tower; each adapter says which.
-    checkpoints: of one encoder that was trained at several sizes; the first is the default (model, weights, revision
-    and native_size repeat it).
+    Attributes:
+        name: its name in the registry.
+        adapter: the library that builds it, a key of `ADAPTERS`.
+        model: the library's name of the architecture (timm), the configuration's model type (transformers), or the
+            model's name (open_clip); None where a local folder says it.
+        weights: a hub id, or the absolute path of a local folder or safetensors file; None where there are none.
+        revision: branch, tag or commit of a hub id; None is the default branch, whose commit the fingerprint records.
+        licence: of the weights.
+        native_size: side of the images it was trained with, in pixels.
+        patch: side of one cell of the grid at the default layer, in pixels.
+        width: channels at the default layer.
+        prefix_tokens: tokens before those of the patches (CLS, registers), which are dropped.
+        mean: of RGB in [0, 1], for normalisation.
+        std: of RGB in [0, 1], for normalisation.
+        layer: the default layer; -2 is LLaVA's.
+        notes: for a reader of the registry.
+        options: what else the adapter needs to build the tower; each adapter says which.
+        checkpoints: the weights of an encoder that was trained at several sizes. The first is the default, and model,
+            weights, revision and native_size repeat it.
     """
 
     name: str
@@ -61,9 +75,12 @@ class EncoderSpec:
     checkpoints: tuple[Checkpoint, ...] = ()
 
     def at(self, size: int) -> EncoderSpec:
-        """The spec with the checkpoint for `size`: the one trained at it, else at the nearest size below, else above.
+        """The spec with the checkpoint for a size: the one trained at it, else at the nearest size below, else above.
 
-        Other sizes than the checkpoint's resample its position embedding.
+        At another size than the checkpoint's, its position embedding is resampled.
+
+        Raises:
+            SpaceError: the size is smaller than one patch.
         """
         if size < self.patch:
             raise SpaceError(f"{self.name}@{size} is smaller than one patch of {self.name}, {self.patch} pixels")

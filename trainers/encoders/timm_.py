@@ -10,8 +10,8 @@ blocks after the chosen one are removed. Three traps are avoided here:
   it at every call instead, from the same table; the option takes_any_size says so of a tower.
 
 Weights: a hub id or folder with `model.safetensors` and `config.json` in timm's format, or a safetensors file.
-`model` may be left out for a folder. options: takes_any_size, and arguments of the model (patch_size, embed_dim, depth,
-num_classes, ...) over those of the folder's `model_args`; img_size is always the encoder's size.
+`model` may be left out for a folder. Options are takes_any_size, and arguments of the model (patch_size, embed_dim,
+depth, num_classes, ...) over those of the folder's `model_args`; img_size is always the encoder's size.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ class TimmEncoder(Encoder):
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Build an encoder of timm; see `trainers.encoders.base.Loader`.
+
+    Raises:
+        SpaceError: the model is unknown, or the weights do not fit it.
+    """
     return load_as(TimmEncoder, spec, spec.options, size, layer, device=device, dtype=dtype)
 
 
@@ -77,7 +82,20 @@ def load_as(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Encoder:
-    """A kind of timm encoder; options: those of the spec's that are the model's arguments."""
+    """Build an encoder of timm as an instance of a subclass.
+
+    Args:
+        kind: the class.
+        spec: what the encoder is.
+        options: arguments of timm's model, out of the spec's options.
+        size: side of the square image, in pixels.
+        layer: counted as in `EncoderSpec`.
+        device: where it computes; "meta" builds the shape without weights.
+        dtype: its precision.
+
+    Raises:
+        SpaceError: the model is unknown, or the weights do not fit it.
+    """
     if device.type == "meta":
         architecture, arguments, _ = _describe(spec, options, local_configuration(spec, "config.json"))
         with device:

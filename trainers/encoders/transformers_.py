@@ -6,7 +6,7 @@ call from the checkpoint's table, which is never written. A repository's own cod
 also taken out of a whole CLIP or SigLIP.
 
 Weights: a hub id or folder with `config.json` and `model.safetensors` (or a sharded one's index). `model` is the
-configuration's model type and may be left out where there are weights. options: the configuration's values, for
+configuration's model type and may be left out where there are weights. Options are values of the configuration, for
 building the shape on the meta device, where no config.json is read.
 
 A new family is one line in `TOWERS`.
@@ -32,7 +32,7 @@ Inputs = Callable[[torch.Tensor, int], dict[str, Any]]
 
 
 def _any_size(images: torch.Tensor, patch: int) -> dict[str, Any]:
-    """Towers that take any size by themselves."""
+    """For towers that take images of any size."""
     return {"pixel_values": images}
 
 
@@ -62,10 +62,15 @@ def _patches(images: torch.Tensor, patch: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tower:
-    """model: the class.  layers: the path of its blocks.  inputs: what it is called with.
+    """How a family of vision towers is built and called.
 
-    changes: of the configuration; what they remove comes after the blocks, or is training's.  fixed: whether a
-    configuration's tower takes no other size than its own.
+    Attributes:
+        model: name of the class in transformers.
+        layers: path of the list of blocks within the model.
+        inputs: makes the arguments of a call from (images, patch).
+        changes: values that replace those of the configuration, to leave out what comes after the blocks or is only
+            for training.
+        fixed: whether a tower of this configuration takes no other image size than its own.
     """
 
     model: str
@@ -118,6 +123,11 @@ class TransformersEncoder(Encoder):
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Build an encoder of transformers; see `trainers.encoders.base.Loader`.
+
+    Raises:
+        SpaceError: the model type is unknown, or the weights do not fit it.
+    """
     if device.type == "meta":
         local = local_configuration(spec, "config.json")
         found = (

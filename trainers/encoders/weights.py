@@ -21,9 +21,12 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.msgpack", "
 
 @dataclass(frozen=True)
 class Weights:
-    """folder: holds the configuration and the weights; file: the safetensors file (or the index of a sharded one).
+    """Where the weights of an encoder are on this machine.
 
-    digest: of the bytes of local weights and their configuration, or "id@commit" of hub weights.
+    Attributes:
+        folder: holds the configuration and the weights.
+        file: the safetensors file, or the index of a sharded one.
+        digest: SHA-256 of local weights and their configuration, or "id@commit" of weights from a hub.
     """
 
     folder: Path
@@ -32,11 +35,16 @@ class Weights:
 
 
 def find_weights(spec: EncoderSpec, names: Sequence[str], configuration: str, *, bare: bool = False) -> Weights:
-    """The weights of a spec, fetched where needed.
+    """Find the weights of an encoder; those of a hub are downloaded.
 
-    names: the weights files an adapter can read, best first.  configuration: the file that describes the tower.
-    bare: whether the adapter can do with a safetensors file alone.
-    Raises SpaceError that says which encoder, which id, and what to do.
+    Args:
+        spec: what the encoder is.
+        names: weights files that the adapter can read, best first.
+        configuration: the file that describes the tower.
+        bare: whether a safetensors file without a configuration is enough.
+
+    Raises:
+        SpaceError: there are none that can be used; the message says which encoder, which id, and what to do.
     """
     if spec.weights is None:
         raise SpaceError(f"the encoder {spec.name!r} names no weights; give it a hub id or a local folder")
@@ -60,13 +68,17 @@ def find_weights(spec: EncoderSpec, names: Sequence[str], configuration: str, *,
 
 
 def local_configuration(spec: EncoderSpec, configuration: str) -> Path | None:
-    """The configuration's path where the weights are a local folder that has one: enough to build the shape."""
+    """The path of the configuration in a local folder of weights: enough for the shape. None where there is none."""
     path = Path(spec.weights or "", configuration)
     return path if path.is_absolute() and path.is_file() else None
 
 
 def read_configuration(spec: EncoderSpec, path: Path) -> dict[str, Any]:
-    """A configuration in JSON. Raises SpaceError naming the file."""
+    """Read a configuration in JSON.
+
+    Raises:
+        SpaceError: it cannot be read; the message names the file.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -30,9 +30,17 @@ _ADAM = 16  # bytes per trained weight: itself, its gradient and two moments, in
 class ModelShape:
     """Numbers that decide what a model costs.
 
-    llm, vision, connector: weights.  matrices: of the llm, those that multiply every token; head: those of its output
-    layer, which see no more than the text.  layers, width: of the llm.
-    encode: operations of the encoders on one image.  project: of the connector going forward.  image_tokens: of one.
+    Attributes:
+        llm: weights of the language model.
+        matrices: of these, the weights that multiply every token.
+        head: weights of the output layer, which multiplies text tokens only.
+        layers: layers of the language model.
+        width: of the language model.
+        vision: weights of the encoders.
+        encode: operations of the encoders on one image.
+        connector: weights of the connector.
+        project: operations of the connector on one image, going forward.
+        image_tokens: tokens that an image becomes.
     """
 
     llm: int
@@ -48,7 +56,10 @@ class ModelShape:
 
     @classmethod
     def of_llm(cls, llm: Any) -> ModelShape:
-        """Tied or not, the output layer is one product, and the table of embeddings is none."""
+        """The numbers of a language model alone.
+
+        The output layer is one matrix product, tied to the embeddings or not; the table of embeddings is none.
+        """
         tables = {id(layer.weight) for layer in llm.modules() if isinstance(layer, nn.Embedding)}
         head = llm.get_output_embeddings().weight
         sizes = {id(weight): weight.numel() for weight in llm.parameters()}
@@ -63,10 +74,11 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: MultimodalModel) -> ModelShape:
+        """The numbers of a whole model."""
         return cls.of_llm(model.llm).with_vision(model.vision, model.connector)
 
     def with_vision(self, vision: VisionRepresentation, connector: Connector) -> ModelShape:
-        """The same with encoders and a connector."""
+        """The numbers of this language model with encoders and a connector."""
         weight = next(connector.parameters())
         features = torch.zeros(1, *vision.grid, vision.width, dtype=weight.dtype, device=weight.device)
         return replace(
@@ -80,7 +92,7 @@ class ModelShape:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Of a GPU that we know; None for others, whose utilisation is then not reported."""
+    """Peak bf16 FLOP/s of a GPU that we know; None for other devices, whose utilisation is then not reported."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -88,7 +100,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def encoder_flops(encoder: Any) -> float:
-    """Operations of an encoder on one image, counted."""
+    """Count the operations of an encoder on one image."""
     device = encoder.mean.device  # a buffer that every encoder has, also one without weights
     pixels = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8, device=device)
     return _counted(lambda: encoder.encode(pixels, torch.zeros(1, dtype=torch.long, device=device)))
@@ -102,7 +114,13 @@ def _counted(run: Callable[[], object]) -> float:
 
 
 def training_flops(shape: ModelShape, stage: Stage, text_tokens: int) -> float:
-    """Operations of one sample forward and backward: an image and `text_tokens` tokens of text."""
+    """Operations of one sample, forward and backward.
+
+    Args:
+        shape: what the model costs.
+        stage: which parts are trained, and how.
+        text_tokens: of the sample, which has one image too.
+    """
     trained = {part for part in ("vision", "connector", "llm") if _mode(stage, part) != "frozen"}
     image = 0.0 if stage.cache_features else shape.encode * (3 if "vision" in trained else 1)
     connector = shape.project * (3 if trained & {"connector", "vision"} else 1)
@@ -115,7 +133,14 @@ def training_flops(shape: ModelShape, stage: Stage, text_tokens: int) -> float:
 
 
 def stage_memory(shape: ModelShape, stage: Stage, processes: int, text_tokens: int) -> float:
-    """Bytes that a process needs: weights, optimizer and activations of a micro-batch. A rough upper estimate."""
+    """Bytes that a process needs for weights, optimizer and activations of a micro-batch. A rough upper estimate.
+
+    Args:
+        shape: what the model costs.
+        stage: which parts are trained, and how.
+        processes: that train together.
+        text_tokens: of a sample, which has one image too.
+    """
     sizes = {"vision": shape.vision, "connector": shape.connector, "llm": shape.llm}
     trained = sum(size for part, size in sizes.items() if _mode(stage, part) == "full")
     frozen = sum(size for part, size in sizes.items() if _mode(stage, part) != "full")

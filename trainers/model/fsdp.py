@@ -28,8 +28,15 @@ Groups = list[dict[str, Any]]
 def shard(model: nn.Module, groups: Groups, processes: int, device: torch.device, half: bool) -> Groups:
     """Shard a model in place: each of the language model's blocks by itself, the rest together.
 
-    half: compute in bf16; weights, gradients and their sums stay float32. Returns the optimizer's groups, whose weights
-    are other objects now.
+    Args:
+        model: the multimodal model.
+        groups: the optimizer's parameter groups.
+        processes: that share the model.
+        device: of this process.
+        half: whether to compute in bf16; weights, gradients and their sums stay float32.
+
+    Returns:
+        The parameter groups with the sharded weights, which are other objects.
     """
     names = {id(weight): name for name, weight in model.named_parameters()}
     kept = [[names[id(weight)] for weight in group["params"]] for group in groups]
@@ -48,12 +55,12 @@ def shard(model: nn.Module, groups: Groups, processes: int, device: torch.device
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself, or gathered from all processes, which must all ask."""
+    """A tensor itself; a sharded one is gathered from all processes, which must all call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def assign(weight: torch.Tensor, value: torch.Tensor) -> None:
-    """Set a weight from a whole tensor, of which a sharded one takes its part."""
+    """Set a weight from a whole tensor. A sharded weight takes its part of it."""
     with torch.no_grad():
         if isinstance(weight, DTensor):
             value = distribute_tensor(value.to(weight.device, weight.dtype), weight.device_mesh, weight.placements)
@@ -61,15 +68,20 @@ def assign(weight: torch.Tensor, value: torch.Tensor) -> None:
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """By names of weights, whole, on the CPU; only the first process's is."""
+    """The optimizer's state by names of weights, in whole tensors on the CPU. Only the first process gets it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=isinstance(model, FSDPModule))
     return get_optimizer_state_dict(model, optimizer, options=options)
 
 
 def read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A file's state for an optimizer, its moments of the shapes that they must have. No code in it is run.
+    """Read an optimizer's state from a file, and check that its moments fit. Code in the file is not run.
 
-    Raises TrainingError when it is no such file, or belongs to another optimizer.
+    Args:
+        path: the file.
+        optimizer: the one that the state is for.
+
+    Raises:
+        TrainingError: the file is no optimizer's state, or is that of another optimizer.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     try:
@@ -85,5 +97,5 @@ def read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, An
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """What `optimizer_state` gave, on every process."""
+    """Give a sharded model's optimizer the state that `optimizer_state` gave, on every process."""
     set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

@@ -1,4 +1,4 @@
-"""A job's model, built; and a committed result, loaded again."""
+"""Build the model of a job, and load the model of a committed result."""
 
 from __future__ import annotations
 
@@ -27,9 +27,17 @@ WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
 def build_model(
     parts: Parts, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> MultimodalModel:
-    """Untrained but for its encoders and its language model. The connector starts equal for equal widths.
+    """Build a model of pretrained parts and a new connector, which is equal for equal widths and seeds.
 
-    Raises TrainingError when the language model cannot be had, SpaceError or ConfigError for the representation.
+    Args:
+        parts: what the model is made of.
+        device: where it computes.
+        dtype: its precision.
+
+    Raises:
+        TrainingError: the language model cannot be loaded.
+        SpaceError: the representation cannot be read, or an encoder cannot be built.
+        ConfigError: a registry file cannot be used.
     """
     representation = parse(parts.representation)
     with torch.random.fork_rng(devices=[]):  # libraries draw weights before they load them
@@ -43,9 +51,16 @@ def build_model(
 
 
 def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokenizer]:
-    """A causal language model and its fast tokenizer, from a hub id or a folder; safetensors only, no remote code.
+    """Load a causal language model and its fast tokenizer; safetensors only, no remote code.
 
-    Of how its makers sample from it, only the tokens that end a text are kept: we generate greedily.
+    Of its generation settings only the tokens that end a text are kept: we generate greedily.
+
+    Args:
+        name: a hub id or a folder.
+        dtype: its precision.
+
+    Raises:
+        TrainingError: it cannot be loaded, or its weights are not whole.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
@@ -71,9 +86,15 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The fast tokenizer of a language model. Raises TrainingError.
+    """Load the fast tokenizer of a language model.
 
     tokenizer.json is taken as it is: AutoTokenizer would build what a model's type usually has, whatever the file says.
+
+    Args:
+        name: a hub id or a folder.
+
+    Raises:
+        TrainingError: it cannot be loaded.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils.hub import cached_file
@@ -95,7 +116,16 @@ def _unavailable(name: str, error: Exception) -> TrainingError:
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MultimodalModel:
-    """The model of a stage's committed result. Raises TrainingError when the folder is none, or is broken."""
+    """Load the model of a stage's committed result, ready for evaluation.
+
+    Args:
+        folder: the result.
+        device: where the model computes.
+        dtype: its precision.
+
+    Raises:
+        TrainingError: the folder is no result, or is broken.
+    """
     verify(folder)
     model = build_model(_about(folder)[0], device, dtype)
     restore(model, folder)
@@ -103,10 +133,18 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
 
 
 def restore(model: MultimodalModel, folder: Path) -> dict[str, torch.Tensor]:
-    """Give a model as it was built the weights of a committed result, LoRA folded in.
+    """Give a newly built model the weights of a committed result, with LoRA merged into them.
 
-    Returns the weights, by name, that are not those of the pretrained parts any more: a next stage's result must hold
-    them too. Raises TrainingError when the result is broken, or is of other parts.
+    Args:
+        model: as `build_model` made it.
+        folder: the result.
+
+    Returns:
+        The weights, by name, that differ from those of the pretrained parts. The result of a next stage must hold them
+        too.
+
+    Raises:
+        TrainingError: the result is broken, or is that of other parts.
     """
     verify(folder)
     _, table = _about(folder)
@@ -139,7 +177,18 @@ class _About(BaseModel):
 
 
 def load_weights(folder: Path, needed: Set[str] = frozenset()) -> dict[str, torch.Tensor]:
-    """The weights in a committed folder, by name. Raises TrainingError when they cannot be read, or one is missing."""
+    """Read the weights in a committed folder.
+
+    Args:
+        folder: a result or a checkpoint.
+        needed: names that must be among them.
+
+    Returns:
+        The weights by name.
+
+    Raises:
+        TrainingError: they cannot be read, or one is missing.
+    """
     try:
         weights: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

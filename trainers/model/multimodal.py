@@ -31,7 +31,15 @@ PARTS = ("vision", "connector", "llm")
 
 
 class MultimodalModel(nn.Module):
-    """template: by which `generate` asks."""
+    """A vision representation, a connector and a language model, joined.
+
+    Attributes:
+        vision: the encoders.
+        connector: makes tokens of their features.
+        llm: the causal language model.
+        tokenizer: the language model's.
+        template: the conversation template by which `generate` asks.
+    """
 
     def __init__(
         self, vision: VisionRepresentation, connector: Connector, llm: Any, tokenizer: Tokenizer, template: str
@@ -45,16 +53,18 @@ class MultimodalModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the model computes."""
         return next(self.connector.parameters()).device
 
     @property
     def pad_id(self) -> int:
+        """The token id that fills samples up to the longest one of a batch."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all weights, and of how they are used: names what a cache of this model's answers is keyed by."""
+        """SHA-256 of all weights and of how they are used; caches of the model's answers use it."""
         content = hashlib.sha256(f"{self.vision.fingerprint} {self.connector.tokens} {self.template}".encode())
         for name, tensor in self.state_dict().items():
             content.update(name.encode())
@@ -68,14 +78,19 @@ class MultimodalModel(nn.Module):
     # -- forward -------------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum of the cross-entropies of all supervised tokens. Divide by their number over all processes."""
+        """The sum of the cross-entropies of all supervised tokens, to be divided by their number over all processes."""
         logits, targets = self._predict(batch)
         return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
 
     def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-likelihood of every supervised token, and where they are: (B, P) float and bool."""
+        """The log-likelihood of every supervised token.
+
+        Returns:
+            (B, P) float log-likelihoods at the P positions where any sample has a supervised token, and (B, P) bool:
+            whether the sample has one there.
+        """
         logits, targets = self._predict(batch)
         mask = targets != IGNORE_INDEX
         losses = functional.cross_entropy(
@@ -99,8 +114,8 @@ class MultimodalModel(nn.Module):
         text_embeds: Tensor = self.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
         if not len(batch.seeds) or self._vision_tuned:
             # Processes wait for each other's gradients, in the order of the graph: text alone must have the same.
-            seeing = (weight for part in (self.vision, self.connector) for weight in part.parameters())
-            text_embeds = text_embeds + 0.0 * sum(weight.sum() for weight in seeing if weight.requires_grad)
+            before_llm = (weight for part in (self.vision, self.connector) for weight in part.parameters())
+            text_embeds = text_embeds + 0.0 * sum(weight.sum() for weight in before_llm if weight.requires_grad)
         if not len(batch.seeds):
             return text_embeds
         images = self._project(batch).to(text_embeds.dtype)
@@ -117,7 +132,7 @@ class MultimodalModel(nn.Module):
 
     @torch.inference_mode()
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
-        """What the language model sees of images: (n, tokens, llm width)."""
+        """The tokens that the language model sees of images: (n, tokens, llm width)."""
         return self._project(self._batch([[]] * len(images), images))
 
     # -- generation ----------------------------------------------------------------------------------------------------
@@ -126,9 +141,18 @@ class MultimodalModel(nn.Module):
     def generate(
         self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 64
     ) -> list[str]:
-        """Greedy answers to prompts, each about its image if it has one.
+        """Answer prompts greedily, each about its image if it has one.
 
-        Only prompts of equal length share a batch, so nothing is padded and an answer does not depend on its company.
+        Only prompts of equal length share a batch, so nothing is padded and an answer does not depend on the batch.
+
+        Args:
+            images: an image or None for each prompt.
+            prompts: texts, which may say with `<image>` where the image is; else it comes first.
+            max_new_tokens: the longest answer.
+            batch_size: prompts that are answered at a time.
+
+        Raises:
+            TrainingError: a prompt has another number of `<image>` than images.
         """
         from transformers import GenerationConfig
 
@@ -183,9 +207,17 @@ class MultimodalModel(nn.Module):
     # -- training ------------------------------------------------------------------------------------------------------
 
     def tune(self, table: dict[str, Tune], seed: int) -> list[dict[str, Any]]:
-        """Freeze and unfreeze the parts as a stage says. Returns the optimizer's parameter groups.
+        """Freeze and unfreeze the parts as a stage says.
 
-        seed: of LoRA's matrices; the global generator is left as it was. Raises ConfigError for a part there is not.
+        Args:
+            table: how each part is trained; a part that is not named is frozen.
+            seed: of LoRA's matrices; the global generator is left as it was.
+
+        Returns:
+            The optimizer's parameter groups.
+
+        Raises:
+            ConfigError: there is no such part, or every part is frozen.
         """
         unknown = set(table) - set(PARTS)
         if unknown:
@@ -214,9 +246,14 @@ class MultimodalModel(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def load_trainable(self, weights: dict[str, Tensor], source: object = "given") -> None:
-        """Set weights by name. source: where they are from, for errors.
+        """Set weights by name.
 
-        Raises TrainingError when one has no place here or another shape, or is not made of finite numbers.
+        Args:
+            weights: tensors by name.
+            source: where they are from, for errors.
+
+        Raises:
+            TrainingError: a weight is unknown here, has another shape, or is not made of finite numbers.
         """
         own = dict(self.named_parameters())
         for name, tensor in weights.items():
@@ -230,7 +267,7 @@ class MultimodalModel(nn.Module):
             assign(own[name], tensor)
 
     def merge(self) -> set[str]:
-        """Fold LoRA's matrices into the weights that they adapt. Returns the names of these weights."""
+        """Merge LoRA's matrices into the weights that they adapt, and return the names of these weights."""
         merged = {f"{part}.{layer}.weight" for part, layers in self._adapted.items() for layer in layers}
         for part in self._adapted:
             setattr(self, part, getattr(self, part).merge_and_unload())
@@ -254,7 +291,7 @@ def _with_lora(module: Any, layers: list[str], tune: Tune, seed: int) -> Any:
 
 @contextmanager
 def without_future_warnings() -> Iterator[None]:
-    """Around what transformers 6 will call otherwise, also where peft calls it."""
+    """Hide FutureWarnings about what transformers 6 will change, also where peft calls it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from trainers import errors
 from trainers.checkpoints.commit import committed
 from trainers.data.manifest import read_manifest
 from trainers.data.sampler import Schedule
-from trainers.errors import CrashedError, PreemptedError, TrainingError
+from trainers.errors import AcsearchError, CrashedError, PreemptedError, TrainingError
 from trainers.job import Job
 from trainers.training import preemption
+from trainers.training.error_file import error_type, read_error, remove_error
 from trainers.training.metrics_log import MetricsLog
-from trainers.training.train import METRICS_LOG, RESULT, StepCallback, fetch, run_stage
-from trainers.utils.progress import Reporter, silent
+from trainers.training.train import METRICS_LOG, RESULT, fetch, run_stage
+from trainers.utils.progress import Reporter, StepCallback, silent
 
 POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 
@@ -28,16 +28,32 @@ POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
 def launch(
     job: Job, folder: Path, processes: int, on_step: StepCallback | None = None, report: Reporter = silent
 ) -> Path:
-    """The committed result of a stage; see `run_stage`. Raises what the processes raised, and CrashedError where
-    they ended without a word of ours."""
+    """Train a stage in one or several processes; see `run_stage`.
+
+    Args:
+        job: the stage.
+        folder: where its checkpoints and its result are.
+        processes: how many train together; 1 is this process itself.
+        on_step: is called as training goes on; with several processes not after every step.
+        report: is called with what the work store is waited for.
+
+    Returns:
+        The folder of the committed result.
+
+    Raises:
+        AcsearchError: what a process raised, with the same type.
+        CrashedError: the processes ended without saying why.
+        PreemptedError: this process was asked to stop.
+    """
     if processes == 1:
-        return run_stage(job, folder, on_step)
+        return run_stage(job, folder, on_step, report)
     result, log = folder / RESULT, folder / "train.log"
-    fetch(job, folder)
+    fetch(job, folder, report)
     if committed(result):
         return result
     folder.mkdir(parents=True, exist_ok=True)
     preemption.clear(folder)
+    remove_error(folder)
     steps = _steps(job) if on_step else 0
     (folder / "job.json").write_text(job.model_dump_json(indent=1))
     command = [*_launcher(processes), "-m", "trainers", str(folder / "job.json"), str(folder)]
@@ -64,13 +80,17 @@ def launch(
     with log.open("rb") as output:
         output.seek(begin)
         lines = output.read().decode(errors="replace").splitlines()
-    what, where = f"training in {processes} processes failed", f"(see {log})"
+    error = read_error(folder) or _error_in(lines)
+    raise type(error)(f"training in {processes} processes failed: {error} (see {log})")
+
+
+def _error_in(lines: list[str]) -> AcsearchError:
+    """What the log of processes says, where they left no error in the folder: nodes may have folders of their own."""
     for line in lines:
         name, _, text = line.partition(": ")
-        if kind := getattr(errors, name, None):
-            raise kind(f"{what}: {text} {where}")
-    told = [line for line in lines if "rror:" in line] or lines[-1:] or ["no output"]
-    raise CrashedError(f"{what}: {told[-1]} {where}")
+        if kind := error_type(name):
+            return kind(text)
+    return CrashedError(([line for line in lines if "rror:" in line] or lines[-1:] or ["no output"])[-1])
 
 
 def _launcher(processes: int) -> list[str]:
@@ -85,7 +105,14 @@ def _launcher(processes: int) -> list[str]:
 
 
 def slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Accelerate must know about a process that srun started; nothing where something else did."""
+    """The environment that Accelerate needs in a process that srun started.
+
+    Args:
+        environment: the process's own.
+
+    Returns:
+        Variables to add; none where something else than srun started the process.
+    """
     if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return {}
     return {

@@ -16,7 +16,13 @@ from trainers.utils.atomic import atomic_write
 
 @dataclass(frozen=True)
 class MetricsEntry:
-    """Metrics of an optimizer step, counted from 1. time: seconds since 1970."""
+    """Metrics of an optimizer step.
+
+    Attributes:
+        step: counted from 1.
+        time: seconds since 1970.
+        metrics: numbers by name.
+    """
 
     step: int
     time: float
@@ -25,17 +31,22 @@ class MetricsEntry:
 
 @dataclass(frozen=True)
 class MetricsLog:
-    """A file of JSON lines."""
+    """The metrics of a stage, as a file of JSON lines.
+
+    Attributes:
+        path: the file.
+    """
 
     path: Path
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Add the metrics of a step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_json(MetricsEntry(step, time.time(), metrics)))
 
     def read(self) -> list[MetricsEntry]:
-        """Every whole line; one that a crash cut short is left out."""
+        """Every whole entry; a line that a crash cut short is left out."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         read = []
         for line in lines:
@@ -46,7 +57,7 @@ class MetricsLog:
         return read
 
     def cut(self, step: int) -> None:
-        """Forget what comes after a step: it will be done again."""
+        """Remove the entries after a step, since these steps will be done again."""
         if self.path.exists():
             kept = [line for line in self.read() if line.step <= step]
             with atomic_write(self.path) as fresh:

@@ -1,4 +1,4 @@
-"""Ending early and in order: who runs us asks by a signal, and training stops after a step, its checkpoint committed.
+"""Stop early and in order: a signal asks for it, and training stops after a step with its checkpoint committed.
 
 Schedulers send one when a time limit nears or a job is preempted. Signals come to processes, so this is the process's
 own state. A process that trains in several others asks them through a file beside the stage's checkpoints.
@@ -22,7 +22,7 @@ _asked = threading.Event()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Meanwhile these signals ask, and do not kill."""
+    """Within the block, a signal of `SIGNALS` asks this process to stop and does not kill it."""
     before = {number: signal.signal(number, lambda *_: _asked.set()) for number in SIGNALS}
     try:
         yield
@@ -32,21 +32,25 @@ def listening() -> Iterator[None]:
 
 
 def requested(folder: Path | None = None) -> bool:
-    """Whether this process is to stop, or whoever trains in this folder."""
+    """Whether this process was asked to stop, or whoever trains in this folder."""
     return _asked.is_set() or (folder is not None and (folder / _FILE).exists())
 
 
 def request(folder: Path) -> None:
-    """Ask whoever trains in a folder."""
+    """Ask whoever trains in a folder to stop."""
     (folder / _FILE).touch()
 
 
 def clear(folder: Path) -> None:
-    """Begin anew in a folder where somebody was asked before."""
+    """Forget that somebody who trained in a folder was asked to stop."""
     (folder / _FILE).unlink(missing_ok=True)
 
 
 def check() -> None:
-    """Raises PreemptedError where this process is to stop: for work that is taken up again at the same place."""
+    """End work that can be taken up again at the same place.
+
+    Raises:
+        PreemptedError: this process was asked to stop.
+    """
     if _asked.is_set():
         raise PreemptedError("stopped as asked; the same command goes on from here")

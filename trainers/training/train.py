@@ -7,24 +7,18 @@ the loss is divided by the supervised tokens of the whole optimizer step, over p
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from pydantic import BaseModel
-from safetensors.torch import save_file
 
 from trainers.checkpoints import commit
 from trainers.checkpoints.work_store import Store, open_store
@@ -34,57 +28,46 @@ from trainers.data.feature_cache import FeatureCache
 from trainers.data.manifest import check, read_manifest
 from trainers.data.sampler import Schedule
 from trainers.data.templates import IGNORE_INDEX
-from trainers.errors import CandidateError, PreemptedError, TrainingError
+from trainers.errors import CandidateError, PreemptedError
 from trainers.job import Job
 from trainers.model.flops import ModelShape, peak_flops, training_flops
-from trainers.model.fsdp import full_tensor, load_optimizer_state, optimizer_state, read_optimizer, shard
-from trainers.model.loading import METRICS, MODEL, WEIGHTS, build_model, load_weights, restore
+from trainers.model.fsdp import full_tensor, shard
+from trainers.model.loading import build_model, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.training import preemption
 from trainers.training.metrics_log import MetricsLog
+from trainers.training.stage_checkpoints import Progress, StageCheckpoints
 from trainers.utils.locks import Locks
+from trainers.utils.progress import Reporter, StepCallback, silent
 
 RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
-_OPTIMIZER, _STATE = "optimizer.pt", "state.json"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
 _REPORT_EVERY = 10  # steps between lines about speed
 _CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
 
-StepCallback = Callable[[int, int, float], None]  # step, of how many, loss
 
+def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, report: Reporter = silent) -> Path:
+    """Train a stage in its folder, from wherever it was left.
 
-@dataclass
-class Progress:
-    """What a checkpoint must know besides weights: how far, and what it has cost."""
+    Waits for whoever else on this machine trains it already, such as processes that outlived their parent.
 
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    loss: float = math.nan  # smoothed
+    Args:
+        job: the stage.
+        folder: where its checkpoints and its result are.
+        on_step: is called after every optimizer step.
+        report: is called with what the work store is waited for.
 
+    Returns:
+        The folder of the committed result.
 
-class _State(BaseModel):
-    """What a checkpoint's state.json must say."""
-
-    job: str
-    progress: Progress
-
-    @classmethod
-    def read(cls, folder: Path) -> _State:
-        try:
-            return cls.model_validate_json((folder / _STATE).read_text())
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{folder}: {_STATE} cannot be used: {error}") from error
-
-
-def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None) -> Path:
-    """Train a stage in its folder, from wherever it was left. Returns the folder of its committed result.
-
-    Waits for whoever else on this machine trains it already, such as processes that outlived their parent. Raises
-    DataError when samples cannot be trained on, CandidateError when the loss is not finite or memory does not suffice,
-    TrainingError when a checkpoint is another job's, and PreemptedError as `trainers.training.preemption` says.
+    Raises:
+        DataError: samples cannot be trained on.
+        CandidateError: the loss is not finite, or memory does not suffice.
+        TrainingError: a checkpoint is another job's, or cannot be used.
+        PreemptedError: this process was asked to stop; see `trainers.training.preemption`.
+        StoreError: the work store cannot be used.
     """
-    result, store, first = folder / RESULT, open_store(job.store), os.environ.get("RANK", "0") == "0"
+    result, store, first = folder / RESULT, open_store(job.store, report), os.environ.get("RANK", "0") == "0"
     if commit.committed(result):
         if first:
             store.push(result, keep=0)
@@ -99,14 +82,20 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None) -> Pa
             run.resume()
             run.preflight()
             run.train(on_step)
-            run.finish(result)
+            run.finish()
     return result
 
 
-def fetch(job: Job, folder: Path) -> None:
-    """Bring here what the store has of a stage, before processes are started that would wait for each other."""
+def fetch(job: Job, folder: Path, report: Reporter = silent) -> None:
+    """Download what the store has of a stage, before processes are started that would wait for each other.
+
+    Args:
+        job: the stage.
+        folder: where its checkpoints and its result are.
+        report: is called with what the work store is waited for.
+    """
     with Locks(folder).exclusive("lock"):
-        _fetch(job, folder, open_store(job.store))
+        _fetch(job, folder, open_store(job.store, report))
 
 
 def _fetch(job: Job, folder: Path, store: Store) -> None:
@@ -122,9 +111,11 @@ class _Run:
 
     def __init__(self, job: Job, folder: Path, accelerator: Accelerator, store: Store) -> None:
         self.job, self.stage, self.folder, self.accelerator, self.store = job, job.stage, folder, accelerator, store
+        self.metrics_log = MetricsLog(folder / METRICS_LOG)
+        self.checkpoints = StageCheckpoints(job, folder, accelerator, store, self.metrics_log)
         model = build_model(job.parts, accelerator.device)
         if job.start is not None:
-            self._broadcast_folder(job.start)
+            self.checkpoints.broadcast(job.start)
         inherited = restore(model, job.start) if job.start is not None else {}
         groups, trained = model.tune(self.stage.train, job.seed), model.trainable()
         self.inherited = {name: weight for name, weight in inherited.items() if name not in trained}
@@ -138,14 +129,12 @@ class _Run:
         self.schedule = Schedule(self.batcher.manifest.lengths, self.stage.batch, job.seed, self.stage.epochs)
         words = round(self.batcher.manifest.lengths.mean() / _CHARACTERS)
         self.flops = training_flops(ModelShape.of(model), self.stage, words)
-        self.sharded = self.stage.shard and accelerator.num_processes > 1
-        if self.sharded:
+        if self.checkpoints.sharded:
             groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay)
-        self.model = model if self.sharded else accelerator.prepare(model)
+        self.model = model if self.checkpoints.sharded else accelerator.prepare(model)
         self.optimizer = accelerator.prepare(optimizer)
         self.progress = Progress()
-        self.metrics_log = MetricsLog(folder / METRICS_LOG)
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
@@ -166,10 +155,20 @@ class _Run:
             manifest, model.vision, model.tokenizer, stage.template, tokens, stage.longest, model.pad_id, cache
         )
 
+    def resume(self) -> None:
+        """Take up the last committed checkpoint, if there is one."""
+        self.progress = self.checkpoints.resume(self.unwrapped, self.optimizer, self.schedule.steps)
+
+    def finish(self) -> None:
+        """Commit the result."""
+        samples = round(self.stage.epochs * len(self.batcher.manifest))
+        self.checkpoints.finish(self.unwrapped, self.inherited, self.progress, samples)
+        self.accelerator.free_memory()
+
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def preflight(self) -> None:
-        """The batch that needs most memory first, so that what will not fit fails now."""
+        """Try the batch that needs most memory first, so that what does not fit fails now."""
         manifest, characters = self.batcher.manifest, _CHARACTERS * self.batcher.image_tokens
         images = np.array([manifest.has_image(sample) for sample in range(len(manifest))])
         longest = self.schedule.longest(self.stage.micro_batch, images * characters)
@@ -178,6 +177,7 @@ class _Run:
         self.optimizer.zero_grad()
 
     def train(self, on_step: StepCallback | None) -> None:
+        """All optimizer steps that are left."""
         accelerator, steps = self.accelerator, self.schedule.steps
         rank, world, micro = accelerator.process_index, accelerator.num_processes, self.stage.micro_batch
         plans = [self.schedule.micro_batches(step, rank, world, micro) for step in range(self.progress.step, steps)]
@@ -192,7 +192,7 @@ class _Run:
                 on_step(self.progress.step, steps, self.progress.loss)
             every = self.stage.checkpoint_every
             if stopping or (every and self.progress.step % every == 0):
-                self.save()
+                self.checkpoints.save(self.unwrapped, self.optimizer, self.progress)
             if stopping:
                 self.store.drain(within=_GRACE)
                 raise PreemptedError(f"stopped as asked after step {self.progress.step} of {steps}; it is committed")
@@ -287,101 +287,18 @@ class _Run:
                 metrics["mfu"] = flops / (self.peak * self.accelerator.num_processes)
         self.metrics_log.write(progress.step, metrics)
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
-    def save(self) -> None:
-        """Commit a checkpoint of this step."""
-        self.accelerator.wait_for_everyone()
-        weights, inner = _gathered(self.unwrapped.trainable()), self.optimizer.optimizer
-        optimizer = optimizer_state(self.model, inner) if self.sharded else inner.state_dict()
-        if self.accelerator.is_main_process:
-            target = commit.step_folder(self.folder, self.progress.step)
-            with commit.commit_folder(target) as folder:
-                save_file(weights, folder / WEIGHTS)
-                torch.save(optimizer, folder / _OPTIMIZER)
-                state = {"job": self.job.digest, "progress": vars(self.progress), "labels": self.job.labels}
-                (folder / _STATE).write_text(json.dumps(state, indent=1))
-                self._keep_metrics(folder)
-            self.store.push(target, commit.KEEP)
-            commit.prune(self.folder, commit.KEEP, spare=self.store.busy)
-        self.accelerator.wait_for_everyone()
-
-    def resume(self) -> None:
-        """Take up the last committed checkpoint, if there is one. All processes take the same."""
-        found = [commit.latest(self.folder)] if self.accelerator.is_main_process else [None]
-        folder = broadcast_object_list(found)[0]
-        if folder is not None:
-            self._broadcast_folder(folder)
-            self._load(folder)
-        if self.accelerator.is_main_process:
-            if (
-                folder is not None and (folder / METRICS_LOG).exists()
-            ):  # where it was taken up before, or where it was not
-                shutil.copyfile(folder / METRICS_LOG, self.metrics_log.path)
-            self.metrics_log.cut(self.progress.step)
-
-    def _broadcast_folder(self, folder: Path) -> None:
-        """Through the store, where nodes have folders of their own."""
-        accelerator = self.accelerator
-        if accelerator.num_processes == int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)):
-            return
-        if accelerator.is_main_process:
-            self.store.push(folder, commit.KEEP if folder.parent == self.folder else 0)
-            self.store.drain()
-        accelerator.wait_for_everyone()
-        if accelerator.is_local_main_process and not commit.committed(folder):
-            self.store.pull(folder)
-        accelerator.wait_for_everyone()
-
-    def _keep_metrics(self, folder: Path) -> None:
-        """With a checkpoint goes what was measured until then."""
-        if self.metrics_log.path.exists():
-            shutil.copyfile(self.metrics_log.path, folder / METRICS_LOG)
-
-    def _load(self, folder: Path) -> None:
-        state = _State.read(folder)
-        if state.job != self.job.digest:
-            raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
-        if not 0 <= state.progress.step <= self.schedule.steps:
-            raise TrainingError(f"{folder}: {_STATE}: step {state.progress.step} of {self.schedule.steps}")
-        optimizer = read_optimizer(folder / _OPTIMIZER, self.optimizer)
-        self.unwrapped.load_trainable(load_weights(folder, set(self.unwrapped.trainable())), folder)
-        if self.sharded:
-            load_optimizer_state(self.model, self.optimizer.optimizer, optimizer)
-        else:
-            self.optimizer.load_state_dict(optimizer)
-        self.progress = state.progress
-
-    def finish(self, result: Path) -> None:
-        """Commit the result; its checkpoints are not needed any more."""
-        self.accelerator.wait_for_everyone()
-        weights = _gathered(self.inherited | self.unwrapped.trainable())
-        if self.accelerator.is_main_process:
-            with commit.commit_folder(result) as folder:
-                save_file(weights, folder / WEIGHTS)
-                about = {
-                    "parts": self.job.parts.model_dump(mode="json"),
-                    "train": {part: tune.model_dump() for part, tune in self.stage.train.items()},
-                    "job": self.job.digest,
-                    "labels": self.job.labels,
-                }
-                (folder / MODEL).write_text(json.dumps(about, indent=1))
-                metrics = vars(self.progress) | {"samples": round(self.stage.epochs * len(self.batcher.manifest))}
-                (folder / METRICS).write_text(json.dumps(metrics, indent=1))
-                self._keep_metrics(folder)
-            self.store.push(result, keep=0)
-            commit.prune(self.folder, keep=0)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.free_memory()
-
-
-def _gathered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Whole, on the CPU. All processes must ask together."""
-    return {name: full_tensor(weight.detach()).cpu().contiguous() for name, weight in weights.items()}
-
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest rate at a step, counted from 0: linear warm-up, then a cosine to 0."""
+    """The learning rate at a step: a linear warm-up, then a cosine to 0.
+
+    Args:
+        step: counted from 0.
+        steps: of the whole stage.
+        warmup: the share of the steps in which the rate rises.
+
+    Returns:
+        The share of the highest rate.
+    """
     rising = math.ceil(warmup * steps)
     if step < rising:
         return (step + 1) / rising
@@ -389,7 +306,7 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU, or of this process."""
+    """The most bytes that were in use, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     scale = 1 if sys.platform == "darwin" else 1024

@@ -16,7 +16,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file to be written, which becomes `path` when the block ends well, and goes away when it does not."""
+    """A temporary file that becomes `path` when the block ends well, and is removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent, path.name)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -31,7 +31,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path, name: str = "*") -> None:
-    """Remove what dead processes left of files of this name, or of all in a folder."""
+    """Remove temporary files of dead processes.
+
+    Args:
+        folder: where they are.
+        name: of the file that they should have become; "*" for any.
+    """
     for half in folder.glob(f".{name}.*[0-9]"):
         with suppress(OSError):  # it has just become whole, or is a folder
             descriptor = os.open(half, os.O_RDWR)

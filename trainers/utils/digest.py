@@ -1,4 +1,4 @@
-"""SHA-256 of files and texts: what names are made of that say what content depends on."""
+"""SHA-256 of files and texts, for names that say what a result depends on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ _digests: dict[tuple[str, int, int], str] = {}
 
 
 def sha256(path: Path) -> str:
-    """sha256 of a file as it is now."""
+    """SHA-256 of a file as it is now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(path: Path) -> str:
-    """sha256 of a file, read once while it does not change."""
+    """SHA-256 of a file, which is read again only when its size or time has changed.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         status = path.stat()
     except OSError as error:
@@ -32,5 +36,5 @@ def digest_of(path: Path) -> str:
 
 
 def digest(parts: Sequence[str]) -> str:
-    """sha256 of several texts."""
+    """SHA-256 of several texts."""
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Who works on what, on one machine: locks that the operating system frees the moment their owner dies.
+"""Locks among the processes of one machine, which the operating system frees the moment their owner dies.
 
 A lock is a file held with `flock`, so `kill -9` releases it and nothing needs to expire or be cleaned up.
 """
@@ -30,7 +30,7 @@ class Locks:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Take this lock if nobody holds it; yields whether it is ours."""
+        """Take this lock if nobody holds it, and hold it within the block. Yields whether it is ours."""
         with self._file(name) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ class Locks:
             return False
 
     def holder(self, name: str) -> str | None:
-        """Host and process of who holds this lock; None where nobody does."""
+        """Host and process that hold this lock; None where nobody does."""
         return (self._folder / name).read_text() or "a process" if self.held(name) else None
 
     def _file(self, name: str) -> TextIO:

@@ -14,7 +14,11 @@ import yaml
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document of a text. Raises ValueError saying where it cannot be read."""
+    """Parse a text of one YAML document.
+
+    Raises:
+        ValueError: it cannot be read; the message says where.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -22,7 +26,11 @@ def parse_yaml(text: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Raises ValueError; json itself has another error for what is nested too deeply."""
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: it cannot be read, or is nested too deeply, for which json itself has another error.
+    """
     try:
         return json.loads(text)
     except RecursionError as error:

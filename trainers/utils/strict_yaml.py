@@ -1,4 +1,4 @@
-"""Files become typed values, strictly: an unknown key is an error that names the nearest known one."""
+"""Read YAML files into strict models: an unknown key is an error that names the nearest known one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class StrictModel(BaseModel):
 
 
 def read_text(path: Path, error: type[AcsearchError]) -> str:
-    """The text of a UTF-8 file.
+    """Read a UTF-8 file.
+
+    Args:
+        path: the file.
+        error: the type of error to raise.
 
     Raises:
         error: it cannot be read, or is not UTF-8; the message names the file.
@@ -36,7 +40,11 @@ def read_text(path: Path, error: type[AcsearchError]) -> str:
 
 
 def read_yaml(path: Path, model: type[Model]) -> Model:
-    """One YAML file as a model.
+    """Read a YAML file into a model.
+
+    Args:
+        path: the file.
+        model: the class of the model.
 
     Raises:
         ConfigError: it cannot be read, or does not fit the model; the message names file and key.
@@ -55,7 +63,7 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first unknown key, which is often why another one is missing; else the first problem of any kind."""
+    """A sentence on the first unknown key, which is often why another one is missing; else on the first problem."""
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
@@ -84,5 +92,5 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def abbreviate(value: object) -> str:
-    """A value for a message: what is long or nested is cut before it is written out, since YAML can nest billions."""
+    """A value for a message, cut before it is written out: YAML can nest billions of values in a few lines."""
     return f"{reprlib.repr(value):.80}"

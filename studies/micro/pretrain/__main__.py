@@ -17,6 +17,7 @@ _HERE = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
     from studies.micro.pretrain.make import names
 
     parser = argparse.ArgumentParser(prog="python -m studies.micro.pretrain", description=__doc__)
@@ -32,7 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(wanted: list[str], out: Path, cache: Path, workers: int, scale: float) -> None:
-    """Make the wanted models. A model that starts from another waits for it."""
+    """Make models. One that starts from another's weights waits for it.
+
+    Args:
+        wanted: folders of the models.
+        out: where the models are stored.
+        cache: where the rendered images are kept.
+        workers: models trained at a time.
+        scale: share of the steps and images; below 1 for trials.
+    """
     from studies.micro.pretrain import registry
     from studies.micro.pretrain.corpus import render
     from studies.micro.pretrain.make import corpus_size, make

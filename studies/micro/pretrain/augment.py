@@ -1,6 +1,6 @@
-"""Augmentations of batches, every random number from the generator that is handed in.
+"""Augmentations of batches, whose random numbers all come from the generator that is passed in.
 
-Never a mirror image: the world tells left from right, and has things to read.
+Images are never mirrored: the world tells left from right, and has words to read.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from torch.nn import functional as F
 def crop(
     images: torch.Tensor, size: int, scale: tuple[float, float], generator: torch.Generator, stretch: float = 1.0
 ) -> torch.Tensor:
-    """A random window of each image, (B, 3, S, S) -> (B, 3, size, size).
+    """A random window of each image.
 
-    scale: least and greatest share of the image's area; beyond 1 there is a border, which repeats the edge.
-    stretch: greatest ratio of the sides.
+    Args:
+        images: (B, 3, S, S).
+        size: side of the result, in pixels.
+        scale: least and greatest share of the image's area; beyond 1 there is a border, which repeats the edge.
+        generator: of the random numbers.
+        stretch: greatest ratio of the window's sides.
+
+    Returns:
+        (B, 3, size, size).
     """
     count = len(images)
     area = _uniform(count, *scale, generator)
@@ -30,7 +37,14 @@ def crop(
 
 
 def jitter(images: torch.Tensor, strength: float, generator: torch.Generator, grey: float = 0.0) -> torch.Tensor:
-    """Brightness, contrast and saturation changed by factors within 1 ± strength; some images made `grey`."""
+    """Change brightness, contrast and saturation of each image.
+
+    Args:
+        images: (B, 3, S, S) in [0, 1].
+        strength: the factors are within 1 ± strength.
+        generator: of the random numbers.
+        grey: share of the images that lose their colour.
+    """
     count = len(images)
     bright, contrast, saturation = (_uniform(count, 1 - strength, 1 + strength, generator) for _ in range(3))
     saturation = torch.where(_uniform(count, 0.0, 1.0, generator) < grey, 0.0, saturation)
@@ -42,7 +56,7 @@ def jitter(images: torch.Tensor, strength: float, generator: torch.Generator, gr
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
-    """[0, 1] -> [-1, 1]: mean and deviation 0.5, what every micro encoder expects."""
+    """Pixels in [0, 1] as every micro encoder expects them: in [-1, 1], by a mean and deviation of 0.5."""
     return images * 2 - 1
 
 

@@ -1,4 +1,4 @@
-"""The models' cards, README.md beside the weights: every figure in them was measured by the run that made the model."""
+"""The models' cards, README.md beside the weights. The run that made a model measured every figure in its card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies.micro.pretrain.corpus import label_sets
-from studies.micro.pretrain.language import KINDS_OF_TEXT
+from studies.micro.pretrain.llm.language_model import KINDS_OF_TEXT
 from studies.micro.pretrain.recipes import (
     DEPTH,
     HEADS,
@@ -26,12 +26,23 @@ _WORLD = f"the small world (version {WORLD_VERSION}, seed {WORLD_SEED}, split {S
 _LICENCE = "MIT, as the rest of acsearch; trained on the small world's own images and texts, nothing else."
 
 
-def write_encoder(folder: Path, recipe: Recipe, story: str, seconds: float, measured: Mapping[str, float]) -> None:
+def write_encoder(
+    folder: Path, recipe: Recipe, description: str, seconds: float, measured: Mapping[str, float]
+) -> None:
+    """Write the card of an encoder.
+
+    Args:
+        folder: of the model.
+        recipe: how it was made.
+        description: one sentence on its objective.
+        seconds: that training took.
+        measured: figures by name.
+    """
     side = recipe.size // PATCH
     rows = {
         "Network": f"ViT, width {WIDTH}, depth {DEPTH}, {HEADS} heads, MLP {MLP}, patch {PATCH}, "
         f"{side} x {side} tokens at {recipe.size} px, stored in float16",
-        "Objective": story.format(labels=", ".join(label_sets())),
+        "Objective": description.format(labels=", ".join(label_sets())),
         "Data": f"{recipe.images} scenes of {_WORLD}" if recipe.steps else "none",
         "Training": f"{recipe.steps} steps of {recipe.batch} images, Muon and AdamW, learning rate {recipe.lr:g}, "
         f"{seconds:.0f} s on one CPU core"
@@ -54,6 +65,15 @@ def write_encoder(folder: Path, recipe: Recipe, story: str, seconds: float, meas
 def write_llm(
     folder: Path, recipe: LanguageRecipe, seconds: float, final: Mapping[str, float], answers: Mapping[str, float]
 ) -> None:
+    """Write the card of the language model.
+
+    Args:
+        folder: of the model.
+        recipe: how it was made.
+        seconds: that training took.
+        final: figures of the training, by name.
+        answers: share of right answers by kind of question.
+    """
     rows = {
         "Network": f"Llama, width {recipe.width}, depth {recipe.depth}, {recipe.heads} heads, MLP {recipe.mlp}, tied "
         f"embeddings, {recipe.positions} positions, one token a word, stored in float16",

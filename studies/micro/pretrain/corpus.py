@@ -26,7 +26,13 @@ _CHUNK = 512
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """images: (N, 3, S, S) uint8, letterboxed.  captions: N.  labels: (N, sets) int64, in the order of `label_sets`."""
+    """Images with their captions and labels.
+
+    Attributes:
+        images: (N, 3, S, S) uint8, letterboxed.
+        captions: of each image.
+        labels: (N, sets) int64, in the order of `label_sets`.
+    """
 
     images: np.ndarray
     captions: Sequence[str]
@@ -36,23 +42,23 @@ class Corpus:
         return len(self.images)
 
     def batch(self, rows: torch.Tensor) -> torch.Tensor:
-        """(rows, 3, S, S) float in [0, 1]."""
+        """Some of the images: (rows, 3, S, S) float in [0, 1]."""
         return torch.from_numpy(np.asarray(self.images[rows.numpy()])).float() / 255
 
 
 def label_sets() -> dict[str, int]:
-    """How many labels each of the world's closed sets has."""
+    """How many values each label of the world has, by its name."""
     return {name: len(values) for name, values in world.LABELS.items()}
 
 
 def views(scene: world.Scene) -> list[np.ndarray]:
-    """The scene's picture at every size of SIZES: (3, S, S) uint8 each."""
+    """The image of a scene at every size of `SIZES`: (3, S, S) uint8 each."""
     image = world.draw(scene)
     return [pixels(fit(image, size, fill=MEAN)).numpy() for size in SIZES]
 
 
 def _render(task: tuple[str, int, int]) -> tuple[list[np.ndarray], list[str], list[list[int]]]:
-    """One chunk. Top level, so that other processes can be given it."""
+    """Render one chunk. It is at the top level so that other processes can import it."""
     split, begin, end = task
     scenes = [world.scene(WORLD_SEED, split, index) for index in range(begin, end)]
     drawn = [views(scene) for scene in scenes]
@@ -61,7 +67,14 @@ def _render(task: tuple[str, int, int]) -> tuple[list[np.ndarray], list[str], li
 
 
 def render(folder: Path, split: str, count: int, workers: int) -> None:
-    """Write `count` scenes of a split below `folder`, unless they are there."""
+    """Write the images of a split, unless they are there.
+
+    Args:
+        folder: where they are written.
+        split: of the scenes.
+        count: how many scenes.
+        workers: processes that draw.
+    """
     done = folder / f"{split}.json"
     if done.exists() and len(json.loads(done.read_text())["captions"]) >= count:
         return
@@ -81,7 +94,14 @@ def render(folder: Path, split: str, count: int, workers: int) -> None:
 
 
 def load_corpus(folder: Path, split: str, size: int, count: int) -> Corpus:
-    """The first `count` scenes that `render` wrote."""
+    """Open the images that `render` wrote.
+
+    Args:
+        folder: where they are.
+        split: of the scenes.
+        size: one of `SIZES`.
+        count: how many of the first scenes.
+    """
     texts = json.loads((folder / f"{split}.json").read_text())
     images = np.load(folder / f"{split}-{size}.npy", mmap_mode="r")
     return Corpus(images[:count], texts["captions"][:count], torch.tensor(texts["labels"][:count]))

@@ -1,9 +1,8 @@
-"""Makes one model: trains it, stores it, measures what was stored, and writes its card."""
+"""Make one model: train it, store it, measure what was stored, and write its card."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from safetensors.torch import load_file
 
 from studies.micro.pretrain import card, registry
 from studies.micro.pretrain.corpus import load_corpus
-from studies.micro.pretrain.language import answering, train_llm
+from studies.micro.pretrain.llm.language_model import answering, train_llm
 from studies.micro.pretrain.objectives import OBJECTIVES
 from studies.micro.pretrain.objectives.base import Objective
 from studies.micro.pretrain.optimise import Schedule, optimise, rows, seeded
 from studies.micro.pretrain.probe import probe, through_adapter
 from studies.micro.pretrain.recipes import ENCODERS, LANGUAGE, PATCH, PROBE_SPLIT, PROBES, SPLIT, LanguageRecipe, Recipe
 from studies.micro.pretrain.vit import from_seed, resample_positions, store
+from trainers.utils.progress import Reporter
 
 _ANSWERED = 200  # scenes of the LLM's test
 
@@ -29,6 +29,7 @@ def names() -> list[str]:
 
 
 def scaled(count: int, scale: float, least: int) -> int:
+    """A share of a count, but at least `least`; 0 stays 0."""
     return max(least, round(count * scale)) if count else 0
 
 
@@ -37,31 +38,36 @@ def corpus_size(scale: float) -> tuple[int, int]:
     return scaled(max(recipe.images for recipe in ENCODERS), scale, 32), scaled(PROBES, scale, 64)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def make(name: str, out: Path, cache: Path, scale: float = 1.0, report: Callable[[str], None] = _say) -> None:
-    """Train the model of a folder's name into `out/name`.
+def make(name: str, out: Path, cache: Path, scale: float = 1.0, report: Reporter = _print) -> None:
+    """Make a model and store it in `out/name`.
 
-    cache: where `corpus.render` wrote the images.  scale: of the steps and the images; below 1 for trials alone.
+    Args:
+        name: the model's folder.
+        out: the folder of all models.
+        cache: where `corpus.render` wrote the images.
+        scale: share of the steps and images; below 1 for trials alone.
+        report: is called with how training goes.
     """
     torch.set_num_threads(1)  # more would change the sums' order, and with it the bytes
     started = time.monotonic()
 
-    def tell(line: str) -> None:
+    def timed_report(line: str) -> None:
         report(f"{time.monotonic() - started:4.0f} s  {name}: {line}")
 
     if name == LANGUAGE.folder:
-        _language(replace(LANGUAGE, steps=scaled(LANGUAGE.steps, scale, 3)), out, scale, tell)
+        _language(replace(LANGUAGE, steps=scaled(LANGUAGE.steps, scale, 3)), out, scale, timed_report)
         return
     recipe = next(recipe for recipe in ENCODERS if recipe.folder == name)
     recipe = replace(recipe, steps=scaled(recipe.steps, scale, 3), images=scaled(recipe.images, scale, 32))
     _, unseen = corpus_size(scale)
-    objective, final = _train(recipe, out, cache, tell)
+    objective, final = _train(recipe, out, cache, timed_report)
     seconds = time.monotonic() - started
     measured = final | objective.measures(load_corpus(cache, PROBE_SPLIT, recipe.size, unseen))
-    story = objective.story
+    description = objective.description
     store(objective.encoder, out / name)
     declared = out / name / "encoders.yaml"
     registry.write_rows(declared, "..")
@@ -70,14 +76,14 @@ def make(name: str, out: Path, cache: Path, scale: float = 1.0, report: Callable
         measured |= probe(encode, load_corpus(cache, PROBE_SPLIT, recipe.size, unseen), recipe.size)
     finally:
         declared.unlink()
-    card.write_encoder(out / name, recipe, story, seconds, measured)
-    tell(", ".join(f"{key} {value:.2f}" for key, value in measured.items()))
+    card.write_encoder(out / name, recipe, description, seconds, measured)
+    timed_report(", ".join(f"{key} {value:.2f}" for key, value in measured.items()))
 
 
-def _train(recipe: Recipe, out: Path, cache: Path, tell: Callable[[str], None]) -> tuple[Objective, dict[str, float]]:
+def _train(recipe: Recipe, out: Path, cache: Path, report: Reporter) -> tuple[Objective, dict[str, float]]:
     """The trained objective, and its loss at the end."""
     kind = OBJECTIVES[recipe.objective]
-    corpus = load_corpus(cache, SPLIT, kind.view(recipe.size), max(recipe.images, 1))
+    corpus = load_corpus(cache, SPLIT, kind.image_size(recipe.size), max(recipe.images, 1))
     objective = from_seed(recipe.seed, lambda: kind(recipe.size, corpus))
     if recipe.start is not None:
         _start(objective, out / recipe.start, recipe.size)
@@ -89,7 +95,11 @@ def _train(recipe: Recipe, out: Path, cache: Path, tell: Callable[[str], None]) 
         return objective.loss(chosen, corpus, seeded(recipe.seed, step), step / recipe.steps)
 
     schedule = Schedule(recipe.steps, recipe.lr, recipe.warmup, recipe.weight_decay, recipe.adam)
-    last = optimise(objective, loss, schedule, after=lambda step: objective.after(step / recipe.steps), report=tell)
+
+    def after(step: int) -> None:
+        objective.after_step(step / recipe.steps)
+
+    last = optimise(objective, loss, schedule, after=after, report=report)
     return objective, {"training loss at the end": last}
 
 
@@ -101,11 +111,11 @@ def _start(objective: Objective, folder: Path, size: int) -> None:
     objective.encoder.load_state_dict(weights)
 
 
-def _language(recipe: LanguageRecipe, out: Path, scale: float, tell: Callable[[str], None]) -> None:
+def _language(recipe: LanguageRecipe, out: Path, scale: float, report: Reporter) -> None:
     started = time.monotonic()
     folder = out / recipe.folder
-    final = train_llm(recipe, folder, tell)
+    final = train_llm(recipe, folder, report)
     seconds = time.monotonic() - started
     answers = answering(folder, scaled(_ANSWERED, scale, 4))
     card.write_llm(folder, recipe, seconds, final, answers)
-    tell(", ".join(f"{key} {value:.2f}" for key, value in answers.items()))
+    report(", ".join(f"{key} {value:.2f}" for key, value in answers.items()))

@@ -1,4 +1,6 @@
-"""Muon: momentum whose every matrix is made orthogonal before it is a step. Learns small transformers in fewer steps.
+"""Muon: an optimizer that makes the momentum of every matrix orthogonal before each step.
+
+Small transformers need fewer steps with it.
 
 Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); the factor 0.2 sqrt(max side), which gives
 steps the size of AdamW's, is from arXiv 2502.16982. In float32, since bfloat16 is slow on CPUs.
@@ -16,7 +18,7 @@ _MOMENTUM = 0.95
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """About U Vᵀ of the matrix's U S Vᵀ, by Newton-Schulz rounds."""
+    """The orthogonal matrix nearest to a matrix U S Vᵀ, about U Vᵀ, by Newton-Schulz iterations."""
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -28,13 +30,14 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For the matrices inside a network; not for embeddings, heads and vectors."""
+    """The optimizer for the matrices inside a network; not for embeddings, heads and vectors."""
 
     def __init__(self, matrices: list[dict[str, Any]], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """Update every matrix by its gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))

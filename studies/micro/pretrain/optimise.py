@@ -10,13 +10,22 @@ import torch
 from torch import nn
 
 from studies.micro.pretrain.muon import Muon
+from trainers.utils.progress import Reporter, silent
 
 _CLIP = 1.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """lr: the highest, of Muon.  warmup: share of the steps.  adam: AdamW's rate, as a share of Muon's."""
+    """The learning rate over the steps of a training.
+
+    Attributes:
+        steps: of the training.
+        lr: the highest learning rate of Muon.
+        warmup: share of the steps in which the rate rises.
+        weight_decay: Muon's.
+        adam: AdamW's learning rate, as a share of Muon's.
+    """
 
     steps: int
     lr: float
@@ -25,7 +34,7 @@ class Schedule:
     adam: float = 0.25
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step: linear to `lr`, then half a cosine to 1 % of it."""
+        """The learning rate at a step: linear to `lr`, then half a cosine to 1 % of it."""
         rise = max(1, round(self.steps * self.warmup))
         if step < rise:
             return self.lr * (step + 1) / rise
@@ -39,11 +48,19 @@ def optimise(
     schedule: Schedule,
     *,
     after: Callable[[int], None] = lambda step: None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Reporter = silent,
 ) -> float:
-    """Minimise `loss(step)` over the parameters of `module` that want a gradient.
+    """Minimise a loss over the parameters of a module that need a gradient.
 
-    Returns the mean of its last tenth.
+    Args:
+        module: with the parameters.
+        loss: the loss at a step.
+        schedule: of the learning rate.
+        after: is called after each step.
+        report: is called with how training goes.
+
+    Returns:
+        The mean loss over the last tenth of the steps.
     """
     optimizers = _optimizers(module, schedule)
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -84,7 +101,17 @@ def _optimizers(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optim
 
 
 def rows(count: int, batch: int, step: int, seed: int) -> torch.Tensor:
-    """(batch,) which samples a step sees: epochs without repetition, a function of its arguments only."""
+    """The samples of a step, in epochs without repetition; a pure function of the arguments.
+
+    Args:
+        count: of all samples.
+        batch: samples of a step.
+        step: counted from 0.
+        seed: of the training.
+
+    Returns:
+        (batch,) indices.
+    """
     batch = min(batch, count)
     per_epoch = count // batch
     epoch, place = divmod(step, per_epoch)

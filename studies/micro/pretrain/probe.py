@@ -1,4 +1,4 @@
-"""What an encoder's features tell: linear probes, and its parts' correspondence. Quick figures for the cards.
+"""Quick figures on an encoder's features for its card: linear probes, and the correspondence of parts.
 
 Features are those that the study uses: the patch tokens of the spec's layer, through the project's own adapters.
 """
@@ -26,7 +26,15 @@ _ALPHA = 0.2
 
 
 def features(encode: Encode, images: np.ndarray) -> torch.Tensor:
-    """(N, h, w, C) of (N, 3, S, S) uint8 images, noise seeded by their number."""
+    """Encode images.
+
+    Args:
+        encode: the encoder.
+        images: (N, 3, S, S) uint8; noise is seeded by their number.
+
+    Returns:
+        (N, h, w, C).
+    """
     parts = []
     for begin in range(0, len(images), 128):
         some = torch.from_numpy(np.array(images[begin : begin + 128]))
@@ -35,9 +43,16 @@ def features(encode: Encode, images: np.ndarray) -> torch.Tensor:
 
 
 def linear_probes(found: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """How well a linear readout ranks each answer above the others: mean area under the ROC curve, 0.5 by chance.
+    """How well a linear probe ranks each value of a label above the others.
 
-    found: (N, h, w, C).  labels: (N, sets). A ridge regression on one-hot labels; three quarters train, the rest test.
+    The probe is a ridge regression on one-hot labels. Three quarters of the images train it, and the rest test it.
+
+    Args:
+        found: (N, h, w, C) features.
+        labels: (N, sets).
+
+    Returns:
+        The mean area under the ROC curve, 0.5 by chance, by name of the label.
     """
     pooled = F.adaptive_avg_pool2d(found.permute(0, 3, 1, 2), _GRID).flatten(1).double()
     train = len(pooled) * 3 // 4
@@ -67,7 +82,7 @@ def _area(scores: torch.Tensor, positive: torch.Tensor) -> float | None:
 
 
 def grouped(scores: dict[str, float]) -> dict[str, float]:
-    """The probes' scores by what they ask for: colour, texture, count, creature, background, reading."""
+    """Average the probes' scores by what they ask for: colour, texture, count, creature, background, reading."""
     from studies.micro.world.names import SHAPES, TEXTURES
 
     groups = {
@@ -84,16 +99,28 @@ def grouped(scores: dict[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class Creatures:
-    """Scenes with a creature, by species. images: (N, 3, S, S).  points: keypoints in the frame of the images."""
+    """N scenes with a creature.
+
+    Attributes:
+        images: (N, 3, S, S).
+        points: keypoints of each creature by name, in pixels of the images.
+        extent: the longer side of each creature's box, in pixels of the images.
+        species: of each creature.
+    """
 
     images: np.ndarray
     points: list[dict[str, tuple[float, float]]]
-    extent: list[float]  # the longer side of each creature's box, in pixels of the frame
+    extent: list[float]
     species: list[str]
 
 
 def creatures(corpus: Corpus, size: int) -> Creatures:
-    """The scenes of the probe split that hold a creature, with their ground truth."""
+    """The scenes of the probe split with a creature, and their keypoints.
+
+    Args:
+        corpus: the images of the probe split.
+        size: of the images, in pixels.
+    """
     from trainers.encoders.images import frame
 
     rows, points, extents, species = [], [], [], []
@@ -116,7 +143,13 @@ def creatures(corpus: Corpus, size: int) -> Creatures:
 
 
 def correspondence(encode: Encode, found: Creatures, size: int) -> float:
-    """PCK@0.2: a keypoint's patch in one image finds its own in another of the species, by cosine, at patch centres."""
+    """PCK@0.2 of nearest patches by cosine similarity, between images of the same species.
+
+    Args:
+        encode: the encoder.
+        found: the images and their keypoints.
+        size: of the images, in pixels.
+    """
     maps = F.normalize(features(encode, found.images), dim=-1)
     cells = maps.shape[1]
     centres = (torch.arange(cells) + 0.5) * size / cells
@@ -136,14 +169,26 @@ def correspondence(encode: Encode, found: Creatures, size: int) -> float:
 
 
 def probe(encode: Encode, corpus: Corpus, size: int) -> dict[str, float]:
-    """Every figure of the probes, for the card."""
+    """All figures for the card of an encoder.
+
+    Args:
+        encode: the encoder.
+        corpus: the images of the probe split.
+        size: of the images, in pixels.
+    """
     scores = grouped(linear_probes(features(encode, corpus.images), corpus.labels))
     told = {f"linear probe, {group}": score for group, score in scores.items()}
     return told | {"part correspondence, PCK@0.2": correspondence(encode, creatures(corpus, size), size)}
 
 
 def through_adapter(rows: Path, name: str, size: int) -> Encode:
-    """The stored encoder, through the project's own adapters, as the registry file `rows` declares it."""
+    """Load a stored encoder through the project's own adapters.
+
+    Args:
+        rows: the registry file that declares it.
+        name: of the encoder.
+        size: of its images, in pixels.
+    """
     from trainers.encoders.registry import load_registry, make_encoder
     from trainers.representation import Part
 

@@ -1,4 +1,4 @@
-"""What is trained how: one line per encoder, one for the LLM. Data only.
+"""How every model is trained: one line for each encoder, and one for the LLM. Data only.
 
 Families as in the AC paper: contrastive at two resolutions, sigmoid-contrastive, self-distilled, masked autoencoder,
 supervised, one-step diffusion denoiser; and an untrained one as a control.
@@ -18,10 +18,21 @@ NOISE_LEVEL = 0.4  # of the denoiser, where features are taken
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is made.
+    """How one encoder is made.
 
-    name, size: of the encoder, in the registry's sense ("clip-s8", 64).  objective: key into `objectives.OBJECTIVES`.
-    images: how many scenes of the pretraining split it sees.  start: folder of the encoder that it starts from.
+    Attributes:
+        name: in the registry, such as "clip-s8".
+        size: of its images, in pixels.
+        objective: a key of `objectives.OBJECTIVES`.
+        steps: of the training.
+        batch: images of a step.
+        lr: the highest learning rate.
+        seed: of weights, order and augmentations.
+        images: how many scenes of the pretraining split it sees.
+        warmup: share of the steps in which the rate rises.
+        weight_decay: Muon's.
+        adam: AdamW's learning rate, as a share of Muon's.
+        start: folder of the encoder whose weights it starts from.
     """
 
     name: str
@@ -32,14 +43,14 @@ class Recipe:
     lr: float
     seed: int
     images: int = 16_384
-    warmup: float = 0.1  # share of the steps
+    warmup: float = 0.1
     weight_decay: float = 0.05
-    adam: float = 0.25  # AdamW's learning rate, as a share of Muon's
+    adam: float = 0.25
     start: str | None = None
 
     @property
     def folder(self) -> str:
-        """ "clip-s8@64"."""
+        """The folder of its weights, such as "clip-s8@64"."""
         return f"{self.name}@{self.size}"
 
 
@@ -57,7 +68,23 @@ ENCODERS = (
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """The LLM. batch: sequences."""
+    """How the LLM is made.
+
+    Attributes:
+        folder: of its weights.
+        width: of its hidden states.
+        depth: how many layers.
+        heads: of attention in a layer.
+        mlp: width within its MLPs.
+        positions: the longest sequence.
+        steps: of the training.
+        batch: sequences of a step.
+        lr: the highest learning rate.
+        seed: of weights, texts and noise.
+        warmup: share of the steps in which the rate rises.
+        weight_decay: Muon's.
+        adam: AdamW's learning rate, as a share of Muon's.
+    """
 
     folder: str = "llama-s3"
     width: int = 128

@@ -30,7 +30,11 @@ _HEAD = "# The micro study's encoders. Written by `python -m studies.micro.pretr
 
 
 def rows(weights: str) -> dict[str, dict[str, Any]]:
-    """The registry's rows. weights: folder of the models, relative to the YAML file."""
+    """The rows of the registry.
+
+    Args:
+        weights: folder of the models, relative to the YAML file.
+    """
     by_name: dict[str, list[Recipe]] = {}
     for recipe in ENCODERS:
         by_name.setdefault(recipe.name, []).append(recipe)
@@ -61,7 +65,12 @@ def _row(recipes: list[Recipe], weights: str) -> dict[str, Any]:
 
 
 def write_rows(path: Path, weights: str) -> None:
-    """Write the registry's file, one line a row."""
+    """Write the registry's file.
+
+    Args:
+        path: the YAML file.
+        weights: folder of the models, relative to it.
+    """
     lines = [
         f"{name}:\n" + textwrap.indent(yaml.safe_dump(row, sort_keys=False, default_flow_style=None, width=200), "  ")
         for name, row in rows(weights).items()

@@ -1,4 +1,4 @@
-"""The encoders' bodies, and how they are stored: transformers folders and timm folders, weights in half precision."""
+"""The encoders' vision transformers, and how they are stored: as folders of transformers or timm, in float16."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _TIMM = "vit_tiny_patch16_224"  # the entry point; every dimension is overridden
 
 
 def from_seed(seed: int, make: Callable[[], T]) -> T:
-    """`make()` with the global generator seeded for it, and put back afterwards: libraries initialise from it alone."""
+    """Call a function with the global generator seeded, and put the generator back: libraries initialise from it alone.
+
+    Args:
+        seed: of the generator.
+        make: the function.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         return make()
@@ -68,7 +73,12 @@ def _shape(size: int) -> dict[str, Any]:
 
 
 def store(model: Any, folder: Path) -> None:
-    """Write config.json and model.safetensors (float16), as `from_pretrained` or timm's "local-dir:" read them."""
+    """Write config.json and model.safetensors in float16, as `from_pretrained` or timm's "local-dir:" read them.
+
+    Args:
+        model: of transformers or timm.
+        folder: where it is written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.half()
     if hasattr(model, "save_pretrained"):  # transformers
@@ -81,7 +91,15 @@ def store(model: Any, folder: Path) -> None:
 
 
 def resample_positions(table: torch.Tensor, side: int) -> torch.Tensor:
-    """A position table (1 + n * n, C) of one class token and a square grid, for a grid of another side."""
+    """Resample a position embedding for another grid.
+
+    Args:
+        table: (1 + n * n, C) of a class token and a square grid.
+        side: of the new grid.
+
+    Returns:
+        (1 + side * side, C).
+    """
     old = round((len(table) - 1) ** 0.5)
     grid = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False, antialias=True)

@@ -1,1 +1,1 @@
-"""What every candidate of the micro study really scores: `python -m studies.micro.truth` finetunes them all."""
+"""The true scores of every candidate of the micro study: `python -m studies.micro.truth` finetunes them all."""

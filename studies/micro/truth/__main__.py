@@ -22,6 +22,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.micro.truth", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the order of data and of weights")
     parser.add_argument("--work", type=Path, default=Path("acsearch-runs/work"), help="folder for what training makes")

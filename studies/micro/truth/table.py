@@ -1,4 +1,4 @@
-"""Finetune one candidate with one seed, and write the tables of many."""
+"""Finetune one candidate with one seed, and write the tables of all candidates and seeds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,27 @@ from statistics import fmean, stdev
 
 import acsearch as acsearch  # its torchvision guard, before timm and transformers
 from acsearch.config.study_file import load_study
+from trainers.utils.progress import silent
 
 STUDY = "micro"
 Row = dict[str, str | int | float]
 
 
 def candidates() -> tuple[str, ...]:
+    """The names of the micro study's candidates."""
     return load_study(STUDY).table.representations
 
 
 def train(task: tuple[int, int], work: Path) -> list[Row]:
-    """Score, finetune and evaluate a candidate, (seed, candidate), on one core."""
+    """Score, finetune and evaluate a candidate on one core.
+
+    Args:
+        task: the seed and the candidate.
+        work: the work folder.
+
+    Returns:
+        One row for each benchmark.
+    """
     import torch
 
     from acsearch.runners.training import TrainingRunner
@@ -30,13 +40,13 @@ def train(task: tuple[int, int], work: Path) -> list[Row]:
     seed, candidate = task
     config = load_study(STUDY)
     assert config.file.training is not None
-    recipe = config.file.training.model_copy(update={"seed": seed})
-    pipeline = TrainingRunner(replace(config, file=config.file.model_copy(update={"training": recipe})), work)
-    scores = pipeline.score(candidate, _quietly)
-    found = pipeline.finetune(candidate, candidate, None, _quietly)
+    training = config.file.training.model_copy(update={"seed": seed})
+    runner = TrainingRunner(replace(config, file=config.file.model_copy(update={"training": training})), work)
+    scores = runner.score(candidate, silent)
+    found = runner.finetune(candidate, candidate, None, silent)
     return [
         {
-            "representation": recipe.names[candidate],
+            "representation": training.names[candidate],
             "benchmark": name,
             "seed": seed,
             "score": score,
@@ -47,12 +57,13 @@ def train(task: tuple[int, int], work: Path) -> list[Row]:
     ]
 
 
-def _quietly(text: str) -> None:
-    """Nobody reads the progress of two candidates at once."""
-
-
 def write(rows: Sequence[Row], folder: Path) -> None:
-    """Both tables. rows: one per candidate, benchmark and seed; at least two seeds."""
+    """Write both tables.
+
+    Args:
+        rows: one for each candidate, benchmark and seed; at least two seeds.
+        folder: where seeds.csv and table.csv are written.
+    """
     cells: dict[tuple[str, str], list[Row]] = {}
     alignment: dict[str, list[float]] = {}
     for row in rows:

@@ -8,16 +8,22 @@ from pathlib import Path
 
 from PIL import Image
 
-from studies.micro.world.build import Sizes, build
-from studies.micro.world.draw import draw
-from studies.micro.world.scene import LONG_SIDE, scene
+from studies.micro.world.dataset.build import Sizes, build
+from studies.micro.world.scenes.draw import draw
+from studies.micro.world.scenes.scene import LONG_SIDE, scene
 from trainers.errors import AcsearchError
 
 _COLUMNS, _ZOOM, _GUTTER = 8, 2, 6
 
 
 def sheet(seed: int, split: str = "train", count: int = 48) -> Image.Image:
-    """The first scenes of a split side by side, enlarged."""
+    """Draw the first scenes of a split side by side, enlarged.
+
+    Args:
+        seed: of the world.
+        split: of the scenes.
+        count: how many scenes.
+    """
     step = LONG_SIDE * _ZOOM + _GUTTER
     page = Image.new("RGB", (_COLUMNS * step, -(-count // _COLUMNS) * step), (92, 92, 120))
     for index in range(count):
@@ -28,6 +34,7 @@ def sheet(seed: int, split: str = "train", count: int = 48) -> Image.Image:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.micro.world", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)

@@ -13,17 +13,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Dice:
-    """A stream of choices. Two dice of the same key give the same stream; different keys give unrelated ones."""
+class SeededRng:
+    """A stream of random choices. The same key gives the same stream, and different keys give unrelated ones."""
 
     def __init__(self, *key: str | int) -> None:
         digest = hashlib.sha256("\x1f".join(f"{type(part).__name__}:{part}" for part in key).encode()).digest()
         self._random = random.Random(int.from_bytes(digest[:8], "big")).random
 
     def uniform(self, low: float, high: float) -> float:
+        """A number between two others."""
         return low + (high - low) * self._random()
 
     def chance(self, probability: float) -> bool:
+        """True with a probability."""
         return self._random() < probability
 
     def below(self, count: int) -> int:
@@ -31,6 +33,7 @@ class Dice:
         return int(self._random() * count)
 
     def pick(self, options: Sequence[T]) -> T:
+        """One of the options, each as likely as the others."""
         return options[self.below(len(options))]
 
     def weighted(self, options: Sequence[T], weights: Sequence[float]) -> T:
@@ -43,6 +46,7 @@ class Dice:
         return options[-1]
 
     def shuffled(self, options: Sequence[T]) -> list[T]:
+        """The options in random order."""
         result = list(options)
         for last in range(len(result) - 1, 0, -1):
             other = self.below(last + 1)

@@ -19,14 +19,14 @@ from acsearch.config.table_file import load_table
 from acsearch.errors import BundleError
 from acsearch.runners.recorded import RecordedRunner
 from acsearch.study.study import Study
-from support.homes import Place
+from support.homes import TempHome
 from support.made_up_bundles import content_of, made_up, sealed, tar
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of two finished finetunes."""
-    place = Place(tmp_path_factory.mktemp("there"))
+    place = TempHome(tmp_path_factory.mktemp("there"))
     study = place.start(budget=2)
     Study(study, RecordedRunner(load_table("law_v1")), lambda event: None).run()
     export_study(place, "s", place.folder / "good.tar.zst")
@@ -35,7 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refused(file: Path, folder: Path, why: str) -> None:
     with pytest.raises(BundleError, match=why) as raised:
-        import_study(Place(folder / "here"), file)
+        import_study(TempHome(folder / "here"), file)
     assert len(str(raised.value)) < 500
     assert not (folder / "here").exists()
 
@@ -72,7 +72,7 @@ def test_what_is_made_up_well_is_taken(good: Path, tmp_path: Path) -> None:
     """Otherwise the others below would be refused for nothing."""
     study = json.dumps(content_of(good)).encode()
     score = "work/scores/A-0123456789abcdef01234567.json"
-    done = import_study(Place(tmp_path / "here"), made_up(tmp_path / "b", {"study.json": study, score: b"{}"}))
+    done = import_study(TempHome(tmp_path / "here"), made_up(tmp_path / "b", {"study.json": study, score: b"{}"}))
     assert (len(done.changes.add), done.files) == (2, 1)
     assert (tmp_path / "here" / score).read_bytes() == b"{}"
 
@@ -190,7 +190,7 @@ def test_numbers_come_back_to_the_bit(good: Path, tmp_path: Path) -> None:
     numbers = random.integers(0, 2**64, 2000, dtype=np.uint64).view(np.float64)
     numbers = [*numbers[np.isfinite(numbers)].tolist(), 5e-324, 1e308, 0.1 + 0.2, float("nan"), float("inf")]
     study["trials"][0]["attributes"]["other"] = numbers
-    here = Place(tmp_path / "here")
+    here = TempHome(tmp_path / "here")
     import_study(here, made_up(tmp_path / "b", {"study.json": json.dumps(study).encode()}))
     export_study(here, "s", tmp_path / "again.tar.zst")
     again = content_of(tmp_path / "again.tar.zst")["trials"][0]["attributes"]["other"]

@@ -1,14 +1,11 @@
-"""Bundles: a study goes on elsewhere as if nothing had happened, halves are merged or refused, and damage is told."""
+"""A study that is carried elsewhere in a bundle goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import shutil
 import tarfile
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,92 +13,18 @@ import numpy as np
 import pytest
 import sqlalchemy
 import zstandard
-from optuna.distributions import IntDistribution
-from optuna.trial import TrialState
 
 from acsearch.bundles import transfer as bundle
 from acsearch.bundles.transfer import export_study, import_study
-from acsearch.config.table_file import load_table
 from acsearch.errors import BundleError, StudyError
-from acsearch.runners.base import Observation, Progress
-from acsearch.runners.recorded import RecordedRunner
-from acsearch.study.events import Event, Finetuned
 from acsearch.study.snapshot import Snapshot
-from acsearch.study.stored import StoredStudy
-from acsearch.study.study import Study
 from support import postgres
-from support.homes import Place, Quiet, tell
-from trainers.errors import AcsearchError, ConfigError
-
-LOOKED_UP = RecordedRunner(load_table("law_v1"))
-
-
-class Interrupted(Exception):
-    """Stands for whatever ended a controller."""
-
-
-def run(
-    study: StoredStudy, finetunes: int = 99, others: dict[int, float] | None = None, left: bool = False
-) -> Snapshot:
-    """Run so many finetunes, and begin one more that is left unfinished. others: mmbench_en of some candidates."""
-
-    class Some(RecordedRunner):
-        done = 0
-
-        def finetune(self, candidate: int, trial: int, run: str | None, progress: Progress) -> Observation:
-            if Some.done == finetunes:
-                raise Interrupted
-            Some.done += 1
-            found = super().finetune(candidate, trial, run, progress)
-            return replace(
-                found, scores=found.scores | {"mmbench_en": (others or {}).get(candidate, found.scores["mmbench_en"])}
-            )
-
-    def watch(event: Event) -> None:
-        if isinstance(event, Finetuned) and not left and Some.done == finetunes:
-            raise Interrupted
-
-    with suppress(Interrupted):
-        Study(study, Some(LOOKED_UP.table), watch).run()
-    return study.snapshot()
-
-
-def proposals(snapshot: Snapshot) -> list[str]:
-    return [record.representation for record in snapshot.finetunes]
-
-
-def trials(place: Place) -> list[dict[str, Any]]:
-    """All that Optuna holds of the trials but their keys in its tables."""
-    return [{**vars(trial), "_trial_id": None} for trial in place.study().optuna_study.get_trials()]
-
-
-def carry(source: Place, target: Place, **options: Any) -> bundle.Imported:
-    number = len(list(source.folder.parent.glob("*.zst")))
-    file = source.folder.parent / f"{number}.tar.zst"
-    export_study(source, "s", file)
-    return import_study(target, file, **options)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    return Place(tmp_path / "here")
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Place:
-    return Place(tmp_path / "there")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    return run(Place(tmp_path_factory.mktemp("undisturbed")).start(budget=6))
-
-
-# -- there and back ----------------------------------------------------------------------------------------------------
+from support.bundled_studies import Interrupted, carry, proposals, run, trials
+from support.homes import TempHome
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["between finetunes", "within one"])
-def test_a_study_goes_on_elsewhere(here: Place, there: Place, undisturbed: Snapshot, left: bool) -> None:
+def test_a_study_goes_on_elsewhere(here: TempHome, there: TempHome, undisturbed: Snapshot, left: bool) -> None:
     run(there.start(), 2, left=left)
     carry(there, here)
     assert trials(here) == trials(there)  # numbers, states, times, values, parameters, attributes
@@ -114,7 +37,7 @@ def test_a_study_goes_on_elsewhere(here: Place, there: Place, undisturbed: Snaps
     assert len(run(there.study()).finished) == 4  # nothing is left to do
 
 
-def test_twice_changes_nothing(here: Place, there: Place, tmp_path: Path) -> None:
+def test_twice_changes_nothing(here: TempHome, there: TempHome, tmp_path: Path) -> None:
     run(there.start(), 2, left=True)
     first, second = tmp_path / "a.tar.zst", tmp_path / "b.tar.zst"
     export_study(there, "s", first)
@@ -128,7 +51,7 @@ def test_twice_changes_nothing(here: Place, there: Place, tmp_path: Path) -> Non
 
 
 def test_an_import_that_was_killed_is_ended_by_the_next(
-    here: Place, there: Place, monkeypatch: pytest.MonkeyPatch
+    here: TempHome, there: TempHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(there.start(), 3)
     add, added = bundle.optuna.Study.add_trial, []
@@ -149,7 +72,7 @@ def test_an_import_that_was_killed_is_ended_by_the_next(
     assert trials(here) == trials(there)
 
 
-def test_a_bundle_is_a_tar_that_others_read(there: Place, tmp_path: Path) -> None:
+def test_a_bundle_is_a_tar_that_others_read(there: TempHome, tmp_path: Path) -> None:
     there.start()
     export_study(there, "s", tmp_path / "b.tar.zst")
     with (tmp_path / "b.tar.zst").open("rb") as file:
@@ -163,7 +86,7 @@ def test_a_bundle_is_a_tar_that_others_read(there: Place, tmp_path: Path) -> Non
     assert (manifest["format"], manifest["study"], study["attributes"]["budget"]) == (1, "s", 4)
 
 
-def test_a_file_is_not_overwritten(there: Place, tmp_path: Path) -> None:
+def test_a_file_is_not_overwritten(there: TempHome, tmp_path: Path) -> None:
     there.start()
     file = tmp_path / "mine.tar.zst"
     file.write_text("mine")
@@ -175,13 +98,14 @@ def test_a_file_is_not_overwritten(there: Place, tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
-def test_to_postgresql_and_back(there: Place, tmp_path: Path, undisturbed: Snapshot) -> None:
+@pytest.mark.services
+def test_to_postgresql_and_back(there: TempHome, tmp_path: Path, undisturbed: Snapshot) -> None:
     with postgres.server(tmp_path) as url:
         engine = sqlalchemy.create_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("create database studies"))
         engine.dispose()
-        here = Place(tmp_path / "here", f"{url}/studies")
+        here = TempHome(tmp_path / "here", f"{url}/studies")
         run(there.start(), 2, left=True)
         carry(there, here)
         assert trials(here) == trials(there)
@@ -189,187 +113,3 @@ def test_to_postgresql_and_back(there: Place, tmp_path: Path, undisturbed: Snaps
         assert proposals(run(here.study())) == proposals(undisturbed)[:4]
         carry(here, there)
     assert proposals(there.study().snapshot()) == proposals(undisturbed)[:4]
-
-
-# -- two halves --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same study in two places, one finetune done and one left unfinished."""
-    folder = tmp_path_factory.mktemp("forked")
-    run(Place(folder / "there").start(budget=4), 1, left=True)
-    carry(Place(folder / "there"), Place(folder / "here"))
-    return folder
-
-
-@pytest.fixture
-def halves(forked: Path, here: Place, there: Place) -> tuple[Place, Place]:
-    for place in (here, there):
-        shutil.copytree(forked / place.folder.name, place.folder)
-    return here, there
-
-
-def end(place: Place, number: int, candidate: int, state: TrialState = TrialState.COMPLETE, more: float = 0.0) -> None:
-    """A trial of this candidate, ended as a policy and a cluster of another kind might have."""
-    study, table = place.study(), LOOKED_UP.table
-    inner = study.optuna_study
-    trial_id = inner._storage.create_new_trial(inner._study_id) if number == len(inner.trials) else None
-    trial_id = inner.trials[number]._trial_id if trial_id is None else trial_id
-    if not inner.trials[number].params:
-        inner._storage.set_trial_param(trial_id, "candidate", candidate, IntDistribution(0, 12))
-        inner._storage.set_trial_user_attr(trial_id, "representation", table.representations[candidate])
-    if state == TrialState.COMPLETE:
-        found = LOOKED_UP.finetune(candidate, number, None, Quiet())
-        scores = {name: points + more for name, points in found.scores.items()}
-        tell(study, number, replace(found, scores=scores))
-    elif state == TrialState.FAIL:
-        inner.tell(number, state=state)
-
-
-def running(place: Place) -> int:
-    """The candidate of the unfinished trial 1."""
-    return int(place.study().optuna_study.trials[1].params["candidate"])
-
-
-def states(place: Place) -> list[tuple[int | None, str]]:
-    return [(trial.params.get("candidate"), trial.state.name) for trial in place.study().optuna_study.trials]
-
-
-def refused(source: Place, target: Place, why: str, error: type[AcsearchError] = BundleError, **options: Any) -> None:
-    before = target.content()
-    with pytest.raises(error, match=why):
-        carry(source, target, **options)
-    assert target.content() == before
-
-
-def test_running_here_and_finished_there(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    end(there, 1, running(there))
-    carry(there, here)
-    one, other = here.study().snapshot().finetunes[1], there.study().snapshot().finetunes[1]
-    assert replace(one, finished=None) == replace(other, finished=None, attempts=())  # attempts stay where they were
-    assert not carry(here, there).changes
-
-
-def test_finished_here_and_running_there(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    end(here, 1, running(here))
-    before = here.content()
-    assert not carry(there, here).changes
-    assert here.content() == before
-
-
-def test_finished_in_both_alike(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    end(here, 1, running(here))
-    end(there, 1, running(there))
-    assert not carry(there, here).changes
-    assert not carry(here, there).changes
-
-
-def test_finished_in_both_otherwise(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    candidate = running(here)
-    end(here, 1, candidate)
-    end(there, 1, candidate, more=0.25)
-    points = LOOKED_UP.table.scores[candidate][0]
-    name = LOOKED_UP.table.representations[candidate]
-    what = f"{name} was finetuned as trial 1 here and as trial 1 in the bundle"
-    refused(there, here, f"{what}: mmbench_en is {points} here, {points + 0.25} there; nothing was imported")
-
-
-def test_failed_in_one_and_complete_in_the_other(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    end(here, 1, running(here), TrialState.FAIL)
-    end(there, 1, running(there))
-    refused(there, here, "fail here, complete there; nothing was imported")
-    refused(here, there, "complete here, fail there")
-
-
-def test_failed_in_both(halves: tuple[Place, Place]) -> None:
-    for place in halves:
-        end(place, 1, running(place), TrialState.FAIL)
-    assert not carry(halves[1], halves[0]).changes
-
-
-def test_other_candidates_under_one_number(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    one, other, third = sorted({*range(13)} - {row for row, _ in states(here)})[:3]  # type: ignore[type-var]
-    for place in halves:
-        end(place, 1, running(place))
-    end(here, 2, one)
-    end(there, 2, other)
-    known = [record.representation for record in here.study().snapshot().finished]
-    carry(there, here)
-    assert states(here)[2:] == [(one, "COMPLETE"), (other, "COMPLETE")]
-    after = here.study().snapshot()
-    assert [record.representation for record in after.finished][:3] == known  # what was recorded stays true
-    assert not carry(there, here).changes  # it is known by its candidate, not by its number
-    end(there, 3, third)
-    refused(
-        there, here, "have 5 finetunes together, and its budget is 4: nothing was imported; allow them with --budget 5"
-    )
-    refused(there, here, "choose 4 to 13", ConfigError, budget=14)
-    carry(there, here, budget=5)
-    assert states(here)[4] == (third, "COMPLETE")
-    assert here.study().budget == 5
-    carry(here, there)
-    assert sorted(states(there)) == sorted(states(here))
-    assert there.study().budget == 5
-
-
-def test_asked_for_and_not_proposed(here: Place, there: Place, undisturbed: Snapshot) -> None:
-    """What a controller leaves that dies between the two."""
-    run(there.start(), 1)
-    there.study().optuna_study.ask()
-    carry(there, here)
-    assert trials(here) == trials(there)
-    other = next(row for row in range(13) if row not in dict(states(here)))
-    end(there, 1, other)
-    carry(there, here)
-    assert states(here)[1] == (other, "COMPLETE")
-    here.study().optuna_study.ask()
-    assert not carry(there, here).changes
-    refused_number = states(here)
-    assert refused_number[2] == (None, "RUNNING")
-    carry(here, there)
-    assert states(there) == refused_number
-    assert len(run(here.study()).finished) == 4
-
-
-def test_the_larger_budget_counts(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    there.study().raise_budget(6)
-    carry(there, here)
-    assert here.study().budget == 6
-    assert not carry(here, there).changes
-
-
-def test_scores_are_united_or_refused(halves: tuple[Place, Place]) -> None:
-    here, there = halves
-    scored = {"alignment": [0.5] * 8, "correspondence": 20.0, "seconds": 1.0, "details": {}}
-    here.study().optuna_study.set_user_attr("score-0", scored)
-    there.study().optuna_study.set_user_attr("score-0", scored | {"seconds": 2.0})
-    there.study().optuna_study.set_user_attr("score-1", scored)
-    assert carry(there, here).changes.scores == 1
-    assert here.study().optuna_study.user_attrs["score-1"] == scored
-    there.study().optuna_study.set_user_attr("score-2", scored | {"correspondence": None})
-    here.study().optuna_study.set_user_attr("score-2", scored)
-    refused(there, here, r"was scored in both halves, A and C are 0.5 and 20.0 here and 0.5 and None in the bundle")
-
-
-def test_another_study_of_the_same_name(here: Place, there: Place) -> None:
-    here.start()
-    there.start()
-    refused(there, here, "another one of the same name: started is 20.* here and 20.* in the bundle")
-
-
-def test_what_somebody_works_on_is_let_be(halves: tuple[Place, Place], tmp_path: Path) -> None:
-    here, there = halves
-    with there.claims("s").claim("trial-1"):
-        assert export_study(there, "s", tmp_path / "b.tar.zst").working == (1,)
-    end(there, 1, running(there))
-    with here.claims("s").claim("trial-1"):
-        refused(there, here, "somebody works on trial-1 here right now")
-    assert len(carry(there, here).changes.finish) == 1

@@ -20,7 +20,7 @@ from acsearch.runners.training import TrainingRunner
 from acsearch.study.stored import StoredStudy
 from acsearch.study.trials import Trials
 from support import tiny
-from support.homes import Place, Quiet, tell
+from support.homes import Quiet, TempHome, tell
 from support.made_up_bundles import content_of, made_up
 from trainers.checkpoints.commit import commit_folder, committed, step_folder
 from trainers.checkpoints.work_store import RemoteStore
@@ -31,13 +31,13 @@ from trainers.utils.locks import Locks
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-def pipeline(place: Place) -> TrainingRunner:
+def pipeline(place: TempHome) -> TrainingRunner:
     made = make_runner(place.study().source, place.work)
     assert isinstance(made, TrainingRunner)
     return made
 
 
-def artifacts(place: Place) -> TrainingArtifacts:
+def artifacts(place: TempHome) -> TrainingArtifacts:
     made = make_artifacts(place.study().source, place.work)
     assert isinstance(made, TrainingArtifacts)
     return made
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.llm(folder / "study" / "llm")
     tiny.encoders(folder / "study")
     (folder / "study" / "study.yaml").write_text(tiny.STUDY)
-    place = Place(folder / "there")
+    place = TempHome(folder / "there")
     study = place.start(str(folder / "study"), budget=2)
     runner, kept = pipeline(place), artifacts(place)
     scores = runner.score(0, Quiet())
@@ -88,28 +88,28 @@ def stages(kept: TrainingArtifacts, candidate: int) -> list[Path]:
 
 
 @pytest.fixture
-def there(trained: Path, tmp_path: Path) -> Place:
+def there(trained: Path, tmp_path: Path) -> TempHome:
     shutil.copytree(trained / "there", tmp_path / "there")
-    return Place(tmp_path / "there")
+    return TempHome(tmp_path / "there")
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Place:
-    return Place(tmp_path / "here")
+def here(tmp_path: Path) -> TempHome:
+    return TempHome(tmp_path / "here")
 
 
-def files(place: Place) -> dict[str, bytes]:
+def files(place: TempHome) -> dict[str, bytes]:
     found = (path for path in place.work.rglob("*") if path.is_file() and path.name != "lock")
     return {path.relative_to(place.work).as_posix(): path.read_bytes() for path in found}
 
 
-def carry(there: Place, here: Place, name: str = "b", checkpoints: bool = False) -> int:
+def carry(there: TempHome, here: TempHome, name: str = "b", checkpoints: bool = False) -> int:
     file = here.folder.parent / f"{name}.tar.zst"
     export_study(there, "s", file, checkpoints=checkpoints)
     return import_study(here, file).files
 
 
-def test_what_belongs_to_a_candidate_is_what_scoring_made(there: Place) -> None:
+def test_what_belongs_to_a_candidate_is_what_scoring_made(there: TempHome) -> None:
     """The names that an export looks for are those that measuring wrote."""
     align, _, *scores = artifacts(there).files(0, finetuned=True)
     assert committed(align / "result")
@@ -117,7 +117,7 @@ def test_what_belongs_to_a_candidate_is_what_scoring_made(there: Place) -> None:
     assert len(scores) == 2
 
 
-def test_logs_and_results_always_checkpoints_on_request(there: Place, here: Place) -> None:
+def test_logs_and_results_always_checkpoints_on_request(there: TempHome, here: TempHome) -> None:
     whole = files(there)
     light = {
         name
@@ -139,7 +139,7 @@ def test_logs_and_results_always_checkpoints_on_request(there: Place, here: Plac
 
 
 def test_what_only_the_store_has_goes_along(
-    there: Place, here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: TempHome, here: TempHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exported on a machine where nothing was scored or trained."""
     url = f"file://{tmp_path}/store"
@@ -150,7 +150,7 @@ def test_what_only_the_store_has_goes_along(
         uploads.push_file(path)
     assert uploads.drain()
     shutil.rmtree(there.work)
-    monkeypatch.setattr(Place, "store", url)
+    monkeypatch.setattr(TempHome, "store", url)
     carry(there, here, checkpoints=True)
     carried = files(here)
     assert carried.items() <= expected.items()
@@ -164,7 +164,7 @@ def test_what_only_the_store_has_goes_along(
 
 
 def test_nothing_is_trained_again_where_checkpoints_are(
-    there: Place, here: Place, monkeypatch: pytest.MonkeyPatch
+    there: TempHome, here: TempHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry(there, here, checkpoints=True)
     shutil.copytree(there.work / "data", here.work / "data")  # which a study with data of its own has there
@@ -173,7 +173,7 @@ def test_nothing_is_trained_again_where_checkpoints_are(
     assert pipeline(here).score(0, Quiet()).alignment == (before["value"],) * 2
 
 
-def test_a_checkpoint_is_where_the_work_folder_is(there: Place, here: Place) -> None:
+def test_a_checkpoint_is_where_the_work_folder_is(there: TempHome, here: TempHome) -> None:
     """And the record does without those that were left behind, until they come."""
     study = there.study()
     trial = study.optuna_study.trials[1]
@@ -193,7 +193,7 @@ def test_a_checkpoint_is_where_the_work_folder_is(there: Place, here: Place) -> 
     assert client.get_model_version_by_alias("acsearch-s", "champion").description == best.representation
 
 
-def test_the_study_file_may_lie_elsewhere(there: Place, here: Place, trained: Path, tmp_path: Path) -> None:
+def test_the_study_file_may_lie_elsewhere(there: TempHome, here: TempHome, trained: Path, tmp_path: Path) -> None:
     export_study(there, "s", tmp_path / "b.tar.zst")
     names = [path.name for path in artifacts(there).files(1, finetuned=True)]
     shutil.move(trained / "study", tmp_path / "elsewhere")
@@ -211,7 +211,7 @@ def test_the_study_file_may_lie_elsewhere(there: Place, here: Place, trained: Pa
         shutil.move(tmp_path / "elsewhere", trained / "study")
 
 
-def test_a_broken_checkpoint_is_not_exported(there: Place, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_not_exported(there: TempHome, tmp_path: Path) -> None:
     weights = next(there.work.glob("stages/*/result/weights.safetensors"))
     with weights.open("r+b") as file:
         file.seek(1000)
@@ -222,7 +222,9 @@ def test_a_broken_checkpoint_is_not_exported(there: Place, tmp_path: Path) -> No
     assert not list(tmp_path.glob("*with.tar.zst*"))
 
 
-def test_a_checkpoint_that_its_mark_does_not_fit_is_not_imported(there: Place, here: Place, tmp_path: Path) -> None:
+def test_a_checkpoint_that_its_mark_does_not_fit_is_not_imported(
+    there: TempHome, here: TempHome, tmp_path: Path
+) -> None:
     export_study(there, "s", tmp_path / "b.tar.zst")
     study = json.dumps(content_of(tmp_path / "b.tar.zst")).encode()
     folder = "work/stages/0123456789abcdef01234567/result"
@@ -246,7 +248,7 @@ def test_a_checkpoint_that_its_mark_does_not_fit_is_not_imported(there: Place, h
     assert committed(here.work / Path(folder).relative_to("work"))
 
 
-def test_a_log_that_goes_on_is_taken_and_no_other(there: Place, here: Place) -> None:
+def test_a_log_that_goes_on_is_taken_and_no_other(there: TempHome, here: TempHome) -> None:
     carry(there, here)
     log = next(path for path in there.work.glob("stages/*/outbox.jsonl") if not (path.parent / "result").exists())
     ours = here.work / log.relative_to(there.work)
@@ -263,7 +265,7 @@ def test_a_log_that_goes_on_is_taken_and_no_other(there: Place, here: Place) -> 
     assert len(MetricsLog(ours).read()) == 4
 
 
-def test_a_broken_result_here_is_replaced(there: Place, here: Place) -> None:
+def test_a_broken_result_here_is_replaced(there: TempHome, here: TempHome) -> None:
     carry(there, here, checkpoints=True)
     weights = next(here.work.glob("stages/*/result/weights.safetensors"))
     right = weights.read_bytes()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -61,14 +60,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_is_quick_and_light(tmp_path: Path) -> None:
     def seconds() -> float:
-        """Of the processor, which other tests on this machine hardly change."""
+        """Of the processor. Whatever else runs on the machine can only add to it, so the least counts."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([PYTHON, "-m", "acsearch", "--help"], cwd=tmp_path, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    seconds()
-    assert median(seconds() for _ in range(5)) < 0.5
+    assert min(seconds() for _ in range(6)) <= 0.4
     code = (
         "import sys, acsearch.cli.main; print([m for m in ('numpy', 'torch', 'mlflow', 'optuna') if m in sys.modules])"
     )

@@ -102,6 +102,7 @@ def test_the_record_has_its_training_and_its_champion(undisturbed: tuple[Path, d
     assert {path.name for path in folder.iterdir()} >= {"weights.safetensors", "model.json"}
 
 
+@pytest.mark.slow
 def test_another_study_finds_what_is_there(
     forked: Forks, study: Path, undisturbed: tuple[Path, dict[str, Any], str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_another_study_finds_what_is_there(
     assert [one.points for one in snapshot(home, "again").finished] == [one["scores"] for one in shown["finetunes"]]
 
 
+@pytest.mark.slow
 def test_start_twice_says_what_exists(
     forked: Forks, study: Path, undisturbed: tuple[Path, dict[str, Any], str]
 ) -> None:
@@ -152,6 +154,7 @@ def kill_when(moment: Callable[[Path], bool], home: Path, forked: Forks, *argume
     process.communicate()  # until all that held its output are dead
 
 
+@pytest.mark.slow
 def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
     forked: Forks, study: Path, undisturbed: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_killed_in_every_phase_and_resumed_is_the_same_to_the_bit(
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.services
 def test_killed_on_one_machine_and_resumed_on_another(
     forked: Forks,
     study: Path,
@@ -224,6 +228,7 @@ def test_killed_on_one_machine_and_resumed_on_another(
     assert client.get_model_version_by_alias("acsearch-tiny", "champion")
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_weights(forked: Forks, study: Path, tmp_path: Path) -> None:
     planned = json.loads(run(forked, tmp_path, "study", "plan", str(study), "--budget", "2", "--json"))
     assert [one["tokens"] for one in planned["candidates"]] == [4, 4, 4]

@@ -181,6 +181,7 @@ def lines(log: Path, what: str) -> list[tuple[int, int]]:
     return [(int(trial), int(candidate)) for kind, trial, candidate, _ in words if kind == what]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(tmp_path: Path, undisturbed: Snapshot) -> None:
     """kill -9 at random moments until the study is done: the same proposals, the budget exact."""
     moments = random.Random(0)
@@ -211,6 +212,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path, undisturbed: Snapshot)
     np.testing.assert_array_equal(snapshot.steps[-1].recommendation.p_best, undisturbed.steps[4].recommendation.p_best)
 
 
+@pytest.mark.slow
 def test_controllers_in_a_race_keep_the_budget(tmp_path: Path) -> None:
     """Three at once, twice: every finetune is run by one of them, once, and never one too many."""
     for round_ in range(2):
@@ -221,6 +223,7 @@ def test_controllers_in_a_race_keep_the_budget(tmp_path: Path) -> None:
         assert len({candidate for _, candidate in lines(log, "end")}) == 5
 
 
+@pytest.mark.slow
 def test_a_living_controller_keeps_its_trial(tmp_path: Path) -> None:
     """A second controller does not take over what the first is still working on; it waits until that is finished."""
     folder, log = tmp_path / "runs", tmp_path / "log"

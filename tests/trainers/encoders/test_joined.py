@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from support.tiny_encoders import close, spec, specs
+from trainers.encoders import Registry
 from trainers.encoders.images import LETTERBOX, SQUASH, content_seed, fit, frame, open_image, pixels
-from trainers.encoders.joined import join
+from trainers.encoders.joined import build_representation, join
 from trainers.errors import DataError
-from trainers.representation import Joining
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    """The same features up to the order of sums."""
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
+from trainers.representation import Joining, parse
 
 # --- joining ---------------------------------------------------------------------------------------------------------
 
@@ -117,3 +114,25 @@ def test_images_are_opened_upright_or_refused_by_name(tmp_path):
     for source, named in ((tmp_path / "text.png", "text.png"), (tmp_path / "gone.png", "gone.png"), (b"no", "2 bytes")):
         with pytest.raises(DataError, match=f"cannot read an image from .*{named}"):
             open_image(source)
+
+
+# --- from images on ---------------------------------------------------------------------------------------------------
+
+
+def test_a_representation_end_to_end(checkpoints):
+    rows = {name: replace(given, name=name.replace("_", "-")) for name, given in specs(checkpoints).items()}
+    rows["noise"] = spec("noise", None)
+    registry = Registry({name.replace("_", "-"): row for name, row in rows.items()})
+    vision = build_representation(parse("clip@32+dinov2@48+noise@32"), registry)
+    assert (vision.grid, vision.width) == ((4, 4), 96)
+    image = Image.new("RGB", (40, 30), (200, 30, 90))
+    views = vision.views(image)
+    assert [tuple(view.shape) for view in views] == [(3, 32, 32), (3, 48, 48), (3, 32, 32)]
+    seeds = torch.tensor([content_seed(image)])
+    joined = vision.encode([view[None] for view in views], seeds)
+    assert joined.shape == (1, 4, 4, 96)
+    assert torch.equal(joined[..., :32], vision.parts[0].encode(views[0][None], seeds))
+    others = ["clip@32+dinov2@48+noise@32|normconcat", "dinov2@48+clip@32+noise@32", "clip@32+dinov2@32+noise@32"]
+    fingerprints = {build_representation(parse(name), registry).fingerprint for name in others}
+    assert len(fingerprints | {vision.fingerprint}) == 4
+    assert build_representation(parse("clip@32+dinov2@48+noise@32|linear"), registry).fingerprint == vision.fingerprint

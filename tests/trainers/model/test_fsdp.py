@@ -17,6 +17,8 @@ from support import tiny
 from trainers.job import Job, Parts, Stage, Tune
 from trainers.training.launch import launch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:

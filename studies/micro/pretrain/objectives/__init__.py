@@ -1,4 +1,4 @@
-"""What an encoder is trained to do, one family a file: a module with `encoder`, `loss` and `after`."""
+"""The training objectives of the encoders, one family in each file; see `Objective`."""
 
 from __future__ import annotations
 

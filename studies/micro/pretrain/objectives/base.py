@@ -1,4 +1,4 @@
-"""The contract of the objectives."""
+"""What every objective offers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,46 @@ from studies.micro.pretrain.corpus import Corpus
 class Objective(nn.Module):
     """An encoder, and what is needed only to train it.
 
-    encoder: what is stored.  story: one sentence for its card.  view: which size of the images `loss` wants, by default
-    the encoder's own.  Made as `Objective(size, corpus)`, with the global generator seeded by the caller.
+    Attributes:
+        encoder: what is stored.
+        description: one sentence for its card.
     """
 
-    story: ClassVar[str]
+    description: ClassVar[str]
     encoder: Any
 
     def __init__(self, size: int, corpus: Corpus) -> None:
+        """Initialise all weights from the global generator, which the caller has seeded.
+
+        Args:
+            size: of the encoder's images, in pixels.
+            corpus: what it is trained on.
+        """
         super().__init__()
 
     @staticmethod
-    def view(size: int) -> int:
+    def image_size(size: int) -> int:
+        """The size of the images that `loss` needs, by default the encoder's own."""
         return size
 
     def loss(self, rows: torch.Tensor, corpus: Corpus, generator: torch.Generator, progress: float) -> torch.Tensor:
-        """Scalar. rows: (B,) samples of the corpus.  progress: share of the training that is done."""
+        """The loss of a step, a scalar.
+
+        Args:
+            rows: (B,) samples of the corpus.
+            corpus: what the encoder is trained on.
+            generator: of augmentations, masks and noise.
+            progress: share of the training that is done.
+        """
         raise NotImplementedError
 
-    def after(self, progress: float) -> None:
-        """Called when the optimiser has stepped."""
+    def after_step(self, progress: float) -> None:
+        """What is to do after each step of the optimizer.
+
+        Args:
+            progress: share of the training that is done.
+        """
 
     def measures(self, corpus: Corpus) -> dict[str, float]:
-        """What only the whole objective can measure, on scenes it has not seen, for the card."""
+        """Figures for the card that need the whole objective, on scenes that it was not trained on."""
         return {}

@@ -1,4 +1,4 @@
-"""Image and caption towers trained to find each other: CLIP by a softmax, SigLIP by sigmoids.
+"""Contrastive training of an image tower and a text tower: CLIP with a softmax, SigLIP with sigmoids.
 
 Sources: CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
 """
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from studies.micro.pretrain.augment import crop, jitter, normalised
 from studies.micro.pretrain.corpus import Corpus
+from studies.micro.pretrain.llm.tokenizer import word_ids
 from studies.micro.pretrain.objectives.base import Objective
 from studies.micro.pretrain.recipes import WIDTH
-from studies.micro.pretrain.tokenizer import word_ids
 from studies.micro.pretrain.vit import clip_tower, siglip_tower
 
 _JOINT, _TEXT_WIDTH, _TEXT_DEPTH = 64, 64, 2
@@ -24,7 +24,7 @@ _LONGEST = 64
 
 
 class TextTower(nn.Module):
-    """Captions as word ids (B, T), 0 for padding -> (B, 64): two transformer layers and the mean over the words."""
+    """Two transformer layers and the mean over the words of a caption."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -39,6 +39,14 @@ class TextTower(nn.Module):
         self.project = nn.Linear(_TEXT_WIDTH, _JOINT, bias=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embed captions.
+
+        Args:
+            ids: (B, T) word ids, 0 for padding.
+
+        Returns:
+            (B, 64).
+        """
         there = (ids != 0).float()
         hidden = self.layers(self.words(ids) + self.places[: ids.shape[1]], src_key_padding_mask=ids == 0)
         pooled = (self.norm(hidden) * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True)
@@ -46,7 +54,7 @@ class TextTower(nn.Module):
 
 
 class _Contrastive(Objective):
-    """What both share: towers, augmentation, cosine similarities."""
+    """What CLIP and SigLIP share: towers, augmentation and cosine similarities."""
 
     def __init__(self, encoder: nn.Module, size: int, corpus: Corpus, scale: float) -> None:
         super().__init__(size, corpus)
@@ -57,7 +65,7 @@ class _Contrastive(Objective):
         self.scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def similarities(self, images: torch.Tensor, captions: Sequence[str]) -> torch.Tensor:
-        """(B, B) cosines, image by caption."""
+        """(B, B) cosine similarities of each image and each caption."""
         pooled = self.encoder(pixel_values=normalised(images)).pooler_output
         image = F.normalize(self.project(pooled), dim=-1)
         text = F.normalize(self.text(self._ids(captions)), dim=-1)
@@ -70,11 +78,12 @@ class _Contrastive(Objective):
         return self.contrast(self.similarities(jitter(images, 0.2, generator), captions))
 
     def contrast(self, cosines: torch.Tensor) -> torch.Tensor:
+        """The loss of (B, B) cosine similarities."""
         raise NotImplementedError
 
     @torch.no_grad()
     def measures(self, corpus: Corpus) -> dict[str, float]:
-        """Retrieval among 200 unseen images: how often an image's own caption comes first."""
+        """Recall@1 of captions among 200 unseen images."""
         count = min(200, len(corpus))
         cosines = self.similarities(corpus.batch(torch.arange(count)), corpus.captions[:count])
         hits = (cosines.argmax(dim=1) == torch.arange(count)).float().mean()
@@ -82,9 +91,9 @@ class _Contrastive(Objective):
 
 
 class Clip(_Contrastive):
-    """Softmax over the batch, both ways."""
+    """CLIP: a softmax over the batch, both ways."""
 
-    story = (
+    description = (
         "CLIP: the image's class token and the mean of a two-layer text tower (thrown away) over its caption find each "
         "other by a softmax over the batch"
     )
@@ -99,9 +108,9 @@ class Clip(_Contrastive):
 
 
 class Siglip(_Contrastive):
-    """A sigmoid for every pair of the batch."""
+    """SigLIP: a sigmoid for every pair of the batch."""
 
-    story = (
+    description = (
         "SigLIP: attention-pooled image tokens and the mean of a two-layer text tower (thrown away) over the caption, "
         "with a sigmoid for every pair of the batch"
     )

@@ -20,7 +20,9 @@ _ABAR = (0.05, 0.98)  # of the training's noise levels; uniform between
 
 
 class Denoising(Objective):
-    story = (
+    """Predicts the clean image from a noisy one."""
+
+    description = (
         "diffusion denoiser: a linear head on every token (thrown away) predicts the clean patch from "
         "sqrt(abar) x + sqrt(1 - abar) noise, abar uniform between 0.05 and 0.98 and not told to the network"
     )

@@ -1,4 +1,4 @@
-"""A masked autoencoder: three quarters of the patches are hidden, and drawn again from the rest.
+"""A masked autoencoder: three quarters of the patches are hidden, and predicted from the rest.
 
 Source: MAE (arXiv 2111.06377); the loss is on the hidden patches, each normalised by its own mean and deviation.
 """
@@ -19,7 +19,9 @@ _DECODER_WIDTH, _DECODER_DEPTH, _DECODER_HEADS = 64, 2, 2
 
 
 class Masked(Objective):
-    story = (
+    """Predicts hidden patches from the visible ones."""
+
+    description = (
         "masked autoencoder: the encoder sees a quarter of the patches, and a two-layer decoder (thrown away) draws "
         "the others, each normalised by its own mean and deviation"
     )
@@ -61,7 +63,7 @@ class Masked(Objective):
 
 
 def patchify(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) -> (B, N, 3 * PATCH * PATCH), patches in raster order."""
+    """Cut images (B, 3, S, S) into patches (B, N, 3 * PATCH * PATCH) in raster order."""
     count, _, size, _ = images.shape
     side = size // PATCH
     cut = images.reshape(count, 3, side, PATCH, side, PATCH)

@@ -1,7 +1,8 @@
 """Self-distillation without labels: a student agrees with the moving average of itself on other crops of an image.
 
 The image loss is DINO's (arXiv 2104.14294): prototypes, a centred and sharpened teacher, global and local crops. The
-patch loss is iBOT's (arXiv 2111.07832), as in DINOv2: the student tells the teacher's tokens of patches hidden from it.
+patch loss is iBOT's (arXiv 2111.07832), as in DINOv2: the student predicts the teacher's tokens of patches that are
+hidden from it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HIDDEN = 0.4  # share of the patches that are hidden from the student
 
 
 class _Head(nn.Module):
-    """Tokens (.., WIDTH) to logits over prototypes, by the cosine to each."""
+    """Logits of tokens (.., WIDTH) over prototypes: the cosine similarity to each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +40,9 @@ class _Head(nn.Module):
 
 
 class SelfDistilled(Objective):
-    story = (
+    """A student that agrees with the moving average of itself."""
+
+    description = (
         "self-distilled as DINOv2: the class token agrees with a moving average's on other crops, tokens of hidden "
         "patches with the moving average's (heads thrown away; what is kept is the moving average)"
     )
@@ -52,7 +55,7 @@ class SelfDistilled(Objective):
         self.encoder = self.teacher["body"]
 
     @staticmethod
-    def view(size: int) -> int:
+    def image_size(size: int) -> int:
         return 96  # crops are enlargements
 
     def loss(self, rows: torch.Tensor, corpus: Corpus, generator: torch.Generator, progress: float) -> torch.Tensor:
@@ -78,14 +81,14 @@ class SelfDistilled(Objective):
         return of_image + _cross_entropy(wanted_patch, self.student["patch"](seen[:, 1:][hidden]))
 
     def _targets(self, which: int, logits: torch.Tensor) -> torch.Tensor:
-        """The teacher's distribution, centred by and moving the running mean."""
+        """The teacher's distribution, centred by the running mean, which moves."""
         centre = self.centres[which]
         target = ((logits - centre) / _TEACHER_HEAT).softmax(dim=-1)
         centre.lerp_(logits.mean(dim=0), 1 - _CENTRE_MOMENTUM)
         return target
 
     @torch.no_grad()
-    def after(self, progress: float) -> None:
+    def after_step(self, progress: float) -> None:
         momentum = 1 - 0.01 * (1 + math.cos(math.pi * progress)) / 2 - 0.001
         for mean, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             mean.lerp_(new, 1 - momentum)

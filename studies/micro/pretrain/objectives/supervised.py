@@ -14,7 +14,9 @@ from studies.micro.pretrain.vit import timm_tower
 
 
 class Supervised(Objective):
-    story = "supervised: linear heads on the class token (thrown away) name the world's labels: {labels}"
+    """Classifies the world's labels."""
+
+    description = "supervised: linear heads on the class token (thrown away) name the world's labels: {labels}"
 
     def __init__(self, size: int, corpus: Corpus) -> None:
         super().__init__(size, corpus)
@@ -42,7 +44,9 @@ class Supervised(Objective):
 
 
 class Untrained(Objective):
-    story = "untrained: as it was initialised"
+    """No training, as a control."""
+
+    description = "untrained: as it was initialised"
 
     def __init__(self, size: int, corpus: Corpus) -> None:
         super().__init__(size, corpus)

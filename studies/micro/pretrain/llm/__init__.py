@@ -1,0 +1,1 @@
+"""The tiny language model: its tokenizer, its texts and its training."""

@@ -1,0 +1,86 @@
+"""What reaches lmms-eval and what comes back: foreign state left alone, failures told, likelihoods."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from evals import Benchmark, evaluate
+from support import ROOT
+from support.evaluation import COUNT, GIVEN, Oracle, run
+from trainers.errors import EvaluationError
+
+
+def test_the_process_is_left_as_it_was(
+    tmp_path: Path, questions: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    run(Oracle(GIVEN), tmp_path / "out", questions, progress=lambda *told: print("told", *told))
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("told micro_count 7 7\n", "")
+    assert "models print too" in (tmp_path / "out/eval.log").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["count.parquet", "out"]
+
+
+def own(tmp_path: Path, **config: Any) -> Benchmark:
+    """A benchmark of one's own: the template with some keys of its definition changed."""
+    template = ROOT / "evals/tasks/question_answering.yaml"
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"include": str(template), **config}))
+    return COUNT[0].model_copy(update={"definition": tmp_path / "own.yaml"})
+
+
+def test_failures_are_one_sentence_that_names_the_benchmark(tmp_path: Path, questions: dict[str, Path]) -> None:
+    def failing(benchmark: Benchmark, data: dict[str, Path], model: Any = None) -> str:
+        with pytest.raises(EvaluationError) as error:
+            evaluate(model or Oracle(GIVEN), [benchmark], tmp_path / "out", data=data)
+        return str(error.value)
+
+    count, gone = COUNT[0], {"micro_count": tmp_path / "gone.parquet"}
+    assert failing(count, gone) == f"micro_count: its data {tmp_path}/gone.parquet does not exist"
+    assert "has no data of its own; give the path of its parquet file" in failing(count, {})
+    assert failing(count, {"mme": tmp_path}) == "data is given for 'mme', which is no benchmark of this evaluation"
+    metric = count.model_copy(update={"metric": "acuracy"})
+    assert failing(metric, questions) == "micro_count: micro_count has no metric 'acuracy'; it has accuracy"
+    cluster = count.model_copy(update={"cluster": "image_id"})
+    assert "has no column 'image_id'; it has id, image, question, answer" in failing(cluster, questions)
+    sampling = own(tmp_path, generation_kwargs={"temperature": 0.7, "until": ["\n"]})
+    assert "wants sampling or beams" in failing(sampling, questions)
+    choosing = own(tmp_path, output_type="multiple_choice", doc_to_choice=["yes", "no"], generation_kwargs=None)
+    assert "compares log-likelihoods, which Oracle does not give" in failing(choosing, questions)
+    torn = {"micro_count": tmp_path / "torn.parquet"}
+    torn["micro_count"].write_bytes(questions["micro_count"].read_bytes()[:-100])
+    assert failing(count, torn).startswith("micro_count: lmms-eval failed: ")
+    assert "IndexError" in failing(count, questions, Oracle([]))
+
+
+def test_likelihoods_choose_the_likeliest(tmp_path: Path, questions: dict[str, Path]) -> None:
+    class Likelihoods(Oracle):
+        def log_likelihood(
+            self, images: Sequence[Any], prompts: Sequence[str], continuations: Sequence[str]
+        ) -> list[tuple[float, bool]]:
+            return [(-1.0, True) if text.strip() == "yes" else (-2.0, False) for text in continuations]
+
+    choosing = own(
+        tmp_path,
+        output_type="multiple_choice",
+        doc_to_choice=["yes", "no", "other"],
+        generation_kwargs=None,
+        process_results=None,
+        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    ).model_copy(update={"metric": "acc"})
+    result = evaluate(Likelihoods([]), [choosing], tmp_path / "out", data=questions)
+    assert result.scores["micro_count"].points == pytest.approx(200 / 7)

@@ -1,0 +1,1 @@
+"""Inputs with one thing wrong each, by what they are inputs of."""

@@ -1,0 +1,69 @@
+"""Features that were cached are those that are made live."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support import tiny
+from support.tiny_samples import batcher, say
+from trainers.data.feature_cache import FeatureCache
+from trainers.data.manifest import Manifest, read_manifest
+from trainers.encoders.joined import VisionRepresentation
+from trainers.errors import DataError
+
+
+def test_cached_features_are_the_live_ones(
+    tmp_path: Path, original: Manifest, vision: VisionRepresentation, words: Any
+) -> None:
+    cache = FeatureCache(tmp_path, vision, original)
+    assert not cache.full
+    told: list[tuple[int, int]] = []
+    cache.fill(batch_size=8, progress=lambda done, of: told.append((done, of)))
+    assert cache.full
+    assert told == [(8, 21), (16, 21), (21, 21)] * 2
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 2
+    live, cached = batcher(original, vision, words), batcher(original, vision, words, FeatureCache(*vars_of(cache)))
+    for rows in ([0, 1, 2], [7, 6], [7], [15, 23], []):
+        expected, found = live.batch(rows), cached.batch(rows)
+        assert torch.equal(found.input_ids, expected.input_ids)
+        assert len(found.seeds) == len(expected.seeds)
+        assert [tuple(part.shape) for part in found.features] == [
+            (len(expected.seeds), 4, 4, 24),
+            (len(expected.seeds), 4, 4, 16),
+        ]
+        if len(expected.seeds):
+            for feature, encoder, view in zip(found.features, vision.parts, expected.views, strict=True):
+                torch.testing.assert_close(feature, encoder.encode(view, expected.seeds), atol=1e-5, rtol=1e-5)
+    alone = VisionRepresentation([vision.parts[1]], vision.joining)
+    FeatureCache(tmp_path, alone, original).fill()  # is there already, whatever it was joined with
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    squashed = VisionRepresentation([vision.parts[1]], vision.joining, "squash")
+    assert not FeatureCache(tmp_path, squashed, original).full
+
+
+def vars_of(cache: FeatureCache) -> tuple[Any, ...]:
+    return cache.folder, cache.vision, cache.manifest
+
+
+def test_features_of_a_manifest_without_images(tmp_path: Path, vision: VisionRepresentation, words: Any) -> None:
+    path = tmp_path / "text.json"
+    path.write_text(json.dumps([say("what", "red", image=None)]))
+    cache = FeatureCache(tmp_path / "features", vision, read_manifest(path))
+    cache.fill()
+    batch = batcher(cache.manifest, vision, words, cache).batch([0])
+    assert [tuple(part.shape) for part in batch.features] == [(0, 4, 4, 24), (0, 4, 4, 16)]
+
+
+def test_an_image_that_cannot_be_read_leaves_no_features(tmp_path: Path, vision: VisionRepresentation) -> None:
+    path = tiny.manifest(tmp_path, 4, turns=1)
+    (tmp_path / "2.png").unlink()
+    cache = FeatureCache(tmp_path / "features", vision, read_manifest(path))
+    with pytest.raises(DataError, match="sample sample-2: cannot read an image"):
+        cache.fill()
+    assert not cache.full

@@ -1,0 +1,80 @@
+"""Losses that do not depend on the company of a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from support.tiny_models import ALL, batcher, parts
+from trainers.data.manifest import Manifest
+from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
+from trainers.job import Tune
+from trainers.model.loading import build_model
+
+
+@pytest.mark.parametrize("llm", ["llama", "qwen2"])
+def test_a_loss_does_not_depend_on_the_company(folder: Path, manifest: Manifest, llm: str) -> None:
+    """Of a batch it is the sum of its samples', with their gradients: padding and text-only samples change nothing."""
+    model = build_model(parts(folder, ALL, llm))
+    model.tune({part: Tune(mode="full", lr=0.1) for part in ("connector", "llm")}, seed=0)
+    make = batcher(model, manifest)
+
+    def total(*groups: list[int]) -> tuple[float, list[Tensor]]:
+        model.zero_grad()
+        losses = [model(make.batch(group)) for group in groups]
+        for loss in losses:
+            loss.backward()
+        gradients = [weight.grad for weight in model.trainable().values()]
+        return sum(loss.item() for loss in losses), [one.clone() for one in gradients if one is not None]
+
+    loss, gradients = total([0, 1, 7, 15, 2, 8])
+    for groups in ([[0], [1], [7], [15], [2], [8]], [[7, 15], [0, 1, 2, 8]], [[8, 7], [2, 15, 1, 0], []]):
+        again, others = total(*groups)
+        assert again == pytest.approx(loss, rel=1e-6)
+        assert len(others) == len(gradients) == len(model.trainable())
+        for gradient, other in zip(gradients, others, strict=True):
+            torch.testing.assert_close(other, gradient, atol=1e-6 * float(gradient.abs().max() + 1), rtol=1e-5)
+
+
+def test_log_probabilities_are_the_loss(folder: Path, manifest: Manifest) -> None:
+    model = build_model(parts(folder))
+    batch = batcher(model, manifest).batch([0, 1, 7])
+    with torch.no_grad():
+        values, mask = model.token_log_probs(batch)
+        assert -float((values * mask).sum()) == pytest.approx(float(model(batch)), rel=1e-6)
+        assert mask.sum() == (batch.labels != IGNORE_INDEX).sum() == 21
+        whole = model.llm(inputs_embeds=model._embed(batch), attention_mask=batch.attention_mask).logits.log_softmax(-1)
+    for row in range(3):  # by hand: the token at t + 1 from the logits at t
+        for place in range(batch.input_ids.shape[1] - 1):
+            target = int(batch.labels[row, place + 1])
+            if target != IGNORE_INDEX:
+                found = values[row][mask[row]][int((batch.labels[row, 1 : place + 1] != IGNORE_INDEX).sum())]
+                assert float(found) == pytest.approx(float(whole[row, place, target]), abs=1e-5)
+
+
+def test_text_alone_gives_every_trained_weight_a_gradient(folder: Path, manifest: Manifest) -> None:
+    """Or the other processes would wait for it for ever."""
+    model = build_model(parts(folder))
+    model.tune({"vision": Tune(mode="full", lr=0.1), "connector": Tune(mode="full", lr=0.1)}, seed=0)
+    loss = model(batcher(model, manifest).batch([7, 15]))
+    loss.backward()
+    assert loss.item() > 0
+    for weight in model.trainable().values():
+        assert weight.grad is not None
+        assert not weight.grad.any()
+
+
+def test_an_image_is_seen_where_its_mark_stands(folder: Path, manifest: Manifest) -> None:
+    model = build_model(parts(folder))
+    batch = batcher(model, manifest).batch([1, 7, 2])
+    with torch.no_grad():
+        embedded, words = model._embed(batch), model.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
+    marks = batch.input_ids == IMAGE_ID
+    assert torch.equal(embedded[~marks], words[~marks])
+    for row, sample in ((0, 1), (2, 2)):
+        image = manifest.image(sample)
+        assert image is not None
+        torch.testing.assert_close(embedded[row][marks[row]], model.image_tokens([image])[0], atol=1e-5, rtol=1e-5)
