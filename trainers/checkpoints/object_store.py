@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from trainers.errors import StoreError
+from trainers.errors import StoreError, first_line
 from trainers.utils.progress import Reporter
 
 T = TypeVar("T")
@@ -49,8 +49,9 @@ class Remote:
         """
 
         def before_sleep(state: RetryCallState) -> None:
-            assert state.outcome is not None
-            report(_first_line(state.outcome.exception()))
+            error = state.outcome.exception() if state.outcome else None
+            assert error is not None
+            report(first_line(error))
 
         wait = wait_random_exponential(max=_LONGEST)
         retrying = Retrying(retry=retry_if_exception(_is_away), wait=wait, before_sleep=before_sleep)
@@ -67,13 +68,13 @@ class Remote:
             return f"there is no bucket {self._base.split('/')[0]!r}: make it, or mend ACSEARCH_WORK"
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             return (
-                f"access is refused ({_first_line(error)}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                f"access is refused ({first_line(error)}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "and that they may list, read, write and delete there"
             )
         if isinstance(error, OSError) and error.errno in _LOCAL:
             return f"this machine's disk: {error.strerror}; make room in the work folder"
         theirs = isinstance(error, ValueError) or _code(error) or type(error).__module__.startswith("botocore")
-        return _first_line(error) if theirs else None
+        return first_line(error) if theirs else None
 
     def read(self, name: str) -> bytes | None:
         """The contents of a file; None where it is not there."""
@@ -198,7 +199,3 @@ def _code(error: BaseException) -> str:
     """S3's name for what went wrong; "" for an object that is simply not there, and where there is none."""
     code = str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", ""))
     return "" if code in ("404", "NoSuchKey") else code
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -36,9 +36,13 @@ class Rows(Protocol):
         """The id and the conversations of one sample."""
         ...
 
-    def has_image(self, index: int) -> bool: ...
+    def has_image(self, index: int) -> bool:
+        """Whether a sample has an image."""
+        ...
 
-    def image(self, index: int) -> bytes | Path | None: ...
+    def image(self, index: int) -> bytes | Path | None:
+        """A sample's image file, or its bytes; None where it has no image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class Manifest:
         return f"number {index}" if given in (None, "") else str(given)
 
     def has_image(self, index: int) -> bool:
+        """Whether a sample has an image."""
         return self._rows.has_image(index)
 
     def image(self, index: int) -> Image.Image | None:

@@ -94,11 +94,10 @@ def _train(recipe: Recipe, out: Path, cache: Path, report: Reporter) -> tuple[Ob
         chosen = rows(len(corpus), recipe.batch, step, recipe.seed)
         return objective.loss(chosen, corpus, seeded(recipe.seed, step), step / recipe.steps)
 
-    schedule = Schedule(recipe.steps, recipe.lr, recipe.warmup, recipe.weight_decay, recipe.adam)
-
     def after(step: int) -> None:
         objective.after_step(step / recipe.steps)
 
+    schedule = Schedule(recipe.steps, recipe.lr, recipe.warmup, recipe.weight_decay, recipe.adam)
     last = optimise(objective, loss, schedule, after=after, report=report)
     return objective, {"training loss at the end": last}
 
