@@ -1,7 +1,7 @@
 # What scores, trains and searches: the acsearch command with PyTorch, for CPUs or for CUDA.
 #
 #     docker build -f docker/worker.Dockerfile -t acsearch-worker:0.1.0-cpu .
-#     docker build -f docker/worker.Dockerfile -t acsearch-worker:0.1.0-cuda --build-arg TORCH_INDEX=https://pypi.org/simple .
+#     docker build -f docker/worker.Dockerfile -t acsearch-worker:0.1.0-cuda --build-arg TORCH_INDEX= .
 #
 # Both have the same base: PyTorch's wheels bring CUDA's libraries along (on PyPI, the pinned one is built for CUDA 13),
 # and NVIDIA's container toolkit puts the host's driver in. Packages are those of constraints.txt, so the images hold
@@ -21,7 +21,8 @@ RUN groupadd --gid 10001 acsearch \
     && useradd --uid 10001 --gid acsearch --create-home acsearch \
     && install --directory --owner acsearch --group acsearch /home/acsearch/runs \
     && python -m venv --without-pip /opt/acsearch
-# Only torch and torchvision come from this index, and without what they depend on: that comes from PyPI, like the rest.
+# Only torch and torchvision come from this index, and without what they depend on: that comes from uv's own default, like
+# the rest. Where it is empty, they come from there too.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
@@ -29,7 +30,7 @@ RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=constraints.txt \
     uv pip install --python /opt/acsearch --link-mode copy --compile-bytecode --constraints constraints.txt \
-        --no-deps --index-url "$TORCH_INDEX" torch torchvision \
+        --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision \
     && uv pip install --python /opt/acsearch --link-mode copy --compile-bytecode --constraints constraints.txt \
         --requirements pyproject.toml --extra cluster
 # A layer of its own: gigabytes of dependencies need not be made again for a change of our code.
