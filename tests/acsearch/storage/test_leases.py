@@ -141,7 +141,8 @@ def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
         lapse(url)
         with other.claim("trial-0") as taken:
             assert taken
-            with pytest.raises(LeaseLostError, match=rf"trial-0 was taken over by .*process {os.getpid()}.* while we"):
+            taken_over = rf"trial-0 was taken over by .*process {os.getpid()}.* while this one"
+            with pytest.raises(LeaseLostError, match=taken_over):
                 one.confirm()
             with pytest.raises(LeaseLostError):
                 one.confirm(ask=False)
