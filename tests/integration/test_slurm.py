@@ -102,12 +102,12 @@ class Site:
 
 
 def finish(process: subprocess.Popen[str], site: Site) -> str:
-    out, error = process.communicate(timeout=400)
+    out, error = process.communicate(timeout=1200)
     assert process.returncode == 0, error + site.logs()
     return out
 
 
-def until(what: Callable[[], object], process: subprocess.Popen[str], site: Site, seconds: float = 200) -> None:
+def until(what: Callable[[], object], process: subprocess.Popen[str], site: Site, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, (process.communicate(), site.logs())
@@ -222,7 +222,7 @@ def test_a_job_that_is_started_twice_finetunes_once(
         done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         job = done.stdout.strip()
-        until = time.monotonic() + 180
+        until = time.monotonic() + 900
         disturb(gamma, job, log)
         copies: set[str] = set()
         while len(copies) < 2 or len(ended(log)) < 2:
@@ -290,7 +290,7 @@ def works_on(process: Path, name: str) -> bool:
     return False
 
 
-def wait_for(what: Callable[[], object], log: Path, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], object], log: Path, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, log.read_text() if log.exists() else "it said nothing"

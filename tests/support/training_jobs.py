@@ -25,14 +25,18 @@ CONNECTOR = {"connector": Tune(mode="full", lr=1e-2)}
 
 @dataclass(frozen=True)
 class TinyJobs:
-    """Tiny parts and data, and jobs of them."""
+    """Makes jobs of the tiny models and data in a folder."""
 
     folder: Path
 
     def make(
         self, train: dict[str, Tune], *, llm: str = "llama", samples: int = 21, turns: int = 2, **changes: Any
     ) -> Job:
-        """Of 21 samples in batches of 4, every eighth without an image: two of six steps have less, one ends short."""
+        """Make a job that trains on 21 samples in batches of 4.
+
+        Every eighth sample has no image, so two of six steps have fewer images; the last step of an epoch is shorter.
+        `changes` are fields of the job, of its stage or of its parts.
+        """
         template = "plain" if turns == 1 else "chat"
         parts = changes.pop("parts", {})
         whole = {"identity": f"{samples} {turns} {llm}"}
@@ -59,6 +63,8 @@ class Interrupted(Exception):
 
 
 def stopping(at: int) -> StepCallback:
+    """A callback that interrupts training after a step."""
+
     def watch(step: int, steps: int, loss: float) -> None:
         if step == at:
             raise Interrupted
@@ -67,10 +73,12 @@ def stopping(at: int) -> StepCallback:
 
 
 def weights(result: Path) -> bytes:
+    """The file of weights in the result of a stage."""
     return (result / WEIGHTS).read_bytes()
 
 
 def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """Assert that two results have the same weights but for rounding."""
     ours, theirs = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
     assert set(ours) == set(theirs)
     for name, weight in ours.items():
@@ -78,14 +86,14 @@ def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 
 def flip_bit(path: Path, place: float = 0.5) -> None:
-    """One bit."""
+    """Flip one bit of a file, at this share of its length."""
     content = bytearray(path.read_bytes())
     content[int(place * (len(content) - 1))] ^= 4
     path.write_bytes(content)
 
 
 def damage(kind: str) -> Callable[[Path], object]:
-    """What may happen to a checkpoint."""
+    """Return a function that damages a checkpoint in one of the ways that happen."""
     breaks: dict[str, Callable[[Path], object]] = {
         "unmarked": lambda folder: (folder / commit.MANIFEST).unlink(),
         "half a mark": lambda folder: os.truncate(folder / commit.MANIFEST, 40),
@@ -101,6 +109,7 @@ def damage(kind: str) -> Callable[[Path], object]:
 
 
 def start_ranks(context: Any, job: Job, folder: Path, world: int = 1) -> list[Any]:
+    """Start the processes of a training, as torchrun would."""
     port = free_port()
     ranks = [context.Process(target=tiny.rank, args=(job, folder, rank, world, port)) for rank in range(world)]
     for one in ranks:
@@ -109,7 +118,7 @@ def start_ranks(context: Any, job: Job, folder: Path, world: int = 1) -> list[An
 
 
 def exit_codes(ranks: list[Any], seconds: float = 600) -> list[int | None]:
-    """Exit codes."""
+    """Wait for processes to end. One that hangs is killed and fails the test."""
     until = time.monotonic() + seconds
     for one in ranks:
         one.join(max(0.0, until - time.monotonic()))

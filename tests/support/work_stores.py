@@ -12,12 +12,12 @@ from trainers.job import Job, Parts, Shared, Stage, Tune
 
 
 def address(folder: Path) -> str:
-    """A prefix of this test's own."""
+    """The address of a test's own work store, named after its folder."""
     return f"s3://{s3.BUCKET}/{folder.name}"
 
 
 def stored_keys(server: s3.Server, folder: Path) -> set[str]:
-    """What is in the bucket below that prefix."""
+    """The keys in the bucket that belong to this test's store."""
     pages = server.client().get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix=f"{folder.name}/")
     return {one["Key"].split("/", 1)[1] for page in pages for one in page.get("Contents", ())}
 
@@ -41,7 +41,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
 
 
 def small_job(world: Path, **settings: object) -> Job:
-    """12 steps."""
+    """A job of 12 steps, with a checkpoint after each."""
     defaults: dict[str, object] = {"epochs": 2.0, "checkpoint_every": 1, "cache_features": True}
     train = {"connector": Tune(mode="full", lr=3e-3), "llm": Tune(mode="full", lr=1e-2)}
     stage = {"data": "x", "template": "chat", "train": train, "batch": 4, "micro_batch": 2, "longest": 100}
@@ -58,7 +58,7 @@ def small_job(world: Path, **settings: object) -> Job:
 
 
 def on_machine(job: Job, root: Path, url: str | None) -> tuple[Job, Path]:
-    """The job on a machine with this work folder, and its stage's folder there."""
+    """The job as a machine with this work folder runs it, and the folder of its stage there."""
     shared = Shared(url=url, root=root) if url else None
     placed = job.model_copy(update={"store": shared, "features": root / "features"})
     return placed, root / "stages" / job.digest[:24]
