@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from optuna.distributions import IntDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from acsearch.bundles.transfer import export_study
 from acsearch.errors import BundleError
 from acsearch.study.snapshot import Snapshot
 from support.bundled_studies import LOOKED_UP, carry, run, trials
-from support.homes import TempHome
+from support.homes import Quiet, TempHome, tell
 from trainers.errors import AcsearchError, ConfigError
 
 
@@ -47,9 +47,9 @@ def end(
         inner._storage.set_trial_param(trial_id, "candidate", candidate, IntDistribution(0, 12))
         inner._storage.set_trial_user_attr(trial_id, "representation", table.representations[candidate])
     if state == TrialState.COMPLETE:
-        found = LOOKED_UP.finetune(candidate, number, None, print)
+        found = LOOKED_UP.finetune(candidate, number, None, Quiet())
         scores = {name: points + more for name, points in found.scores.items()}
-        study.tell(Trial(inner, trial_id), replace(found, scores=scores))
+        tell(study, number, replace(found, scores=scores))
     elif state == TrialState.FAIL:
         inner.tell(number, state=state)
 
