@@ -26,9 +26,9 @@ def export(
 ) -> None:
     """Write a study into one file, for a cluster without a common network: trials, scores, logs and evaluations."""
     from acsearch.bundles.transfer import export_study
-    from acsearch.cli import console
+    from acsearch.cli import progress
 
-    with console.waiting("gathering the study's files"):
+    with progress.waiting("gathering the study's files"):
         done = export_study(Home(storage), name, file, checkpoints=checkpoints)
     trials = [trial for trial in done.study.trials if trial.counts]
     complete = sum(trial.state == "COMPLETE" for trial in trials)
@@ -69,9 +69,9 @@ def import_(
 ) -> None:
     """Add a study from a file, or merge it into the copy that is here. A second import changes nothing."""
     from acsearch.bundles.transfer import import_study
-    from acsearch.cli import console
+    from acsearch.cli import progress
 
-    with console.waiting("checking and reading the bundle"):
+    with progress.waiting("checking and reading the bundle"):
         done = import_study(Home(storage), file, study=study, budget=budget or 0)
     if not done.changes and not done.files:
         typer.echo(f"study {done.name}: everything in {file} is here already")

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table as Grid
 
+from acsearch.cli.progress import console as _console
+from acsearch.cli.progress import print_scored
 from acsearch.redaction import redact
 from acsearch.reporting.summary import caveats, headline, interval, ranking
-from acsearch.study.events import (
-    Doing,
-    Event,
-    EventCallback,
-    Failed,
-    Finetuned,
-    Proposed,
-    Resumed,
-    Scored,
-    Scoring,
-    Submitted,
-    Waiting,
-)
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
 from acsearch.study.stored import StoredStudy
 from acsearch.tables.table import Table
@@ -38,7 +25,6 @@ if TYPE_CHECKING:
     from acsearch.runners.plan import Plan
     from acsearch.storage.home import Home
 
-_console = Console(highlight=False, soft_wrap=True)
 _wide = Console(highlight=False, width=max(_console.width, 160))  # for grids that would lose digits otherwise
 _SHOWN = 15
 
@@ -133,77 +119,6 @@ def _estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f}" + ("" if math.isnan(estimate.error) else f" ± {estimate.error:.3f}")
 
 
-def waiting(what: str) -> Status:
-    """A spinner while something takes its time."""
-    return _console.status(what)
-
-
-@contextmanager
-def progress(study: StoredStudy) -> Iterator[EventCallback]:
-    """Says what a running study does, line by line, with a spinner in between."""
-    before = study.snapshot()
-    _console.print(
-        f"\nStudy [bold]{escape(study.name)}[/]: {len(before.table.representations)} candidates, "
-        f"{len(before.table.benchmarks)} benchmarks, budget {before.budget}, policy {before.policy}, objective "
-        f"{escape(before.objective)}"
-    )
-    if before.finished:
-        _console.print(f"{len(before.finished)} of {before.budget} finetunes are done already.")
-    doing, scored = "", int(np.isfinite(before.table.alignment[:, 0]).sum())
-    with waiting("starting") as spinner:
-
-        def show(event: Event) -> None:
-            nonlocal doing, scored
-            name = escape(event.representation)
-            match event:
-                case Doing(text=text):
-                    spinner.update(f"{doing}: {escape(text)}")
-                case Scoring():
-                    doing = f"scoring {name}"
-                    spinner.update(doing)
-                case Scored(candidate=row):
-                    scored += 1
-                    _print_scored(study.table, row, scored)
-                    spinner.update("choosing the first candidate")
-                case Waiting(trial=trial, owner=owner):
-                    _console.print(f"  [dim]finetune {trial + 1}, {name}, is worked on by {escape(owner)}[/]")
-                    spinner.update("waiting for others")
-                case Failed(trial=trial, reason=reason):
-                    _console.print(f"  finetune {trial + 1}  [bold]{name}[/]  [red]failed[/]: {escape(reason)}")
-                case Submitted(job=job):
-                    spinner.update(f"{name} submitted: {escape(job)}")
-                case Finetuned():
-                    spinner.update("writing the record")
-                    _print_finetuned(study.snapshot(), event)
-                    spinner.update("choosing the next candidate")
-                case Proposed(trial=trial):
-                    doing = f"finetune {trial + 1}, {name}"
-                    spinner.update(doing)
-                case Resumed(trial=trial):
-                    doing = f"finetune {trial + 1}, {name}, again after an interruption"
-                    spinner.update(doing)
-
-        yield show
-
-
-def _print_finetuned(snapshot: Snapshot, event: Finetuned) -> None:
-    advice = event.step.recommendation
-    likely = int(advice.order[0])
-    value = float(snapshot.display(event.step.posterior.objective(snapshot.weights)[0])[event.candidate])
-    _console.print(
-        f"  finetune {event.trial + 1}  [bold]{escape(event.representation)}[/]  {value:.2f}   "
-        f"[dim]probably best: {escape(snapshot.table.representations[likely])}, P = {advice.p_best[likely]:.2f}[/]"
-    )
-
-
-def _print_scored(table: Table, row: int, done: int) -> None:
-    a, c = float(table.alignment[row].mean()), float(table.correspondence[row])
-    shown = "" if math.isnan(c) else f"   C {c:.1f}"
-    _console.print(
-        f"  scored {done} of {len(table.representations)}  {escape(table.representations[row])}   A {a:.3f}{shown}"
-    )
-
-
 def plan(plan: Plan) -> None:
     """What will run, and what it takes."""
     hardware = plan.hardware
@@ -264,7 +179,7 @@ def summary(snapshot: Snapshot) -> None:
     if not snapshot.is_scored:
         _console.print(f"\nStudy [bold]{escape(snapshot.name)}[/]: its candidates are still being scored\n")
         for done, scored in enumerate(np.flatnonzero(np.isfinite(snapshot.table.alignment[:, 0])).tolist(), 1):
-            _print_scored(snapshot.table, scored, done)
+            print_scored(snapshot.table, scored, done)
         return
     grid = _grid("representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned")
     order = {record.candidate: place for place, record in enumerate(snapshot.finished, 1)}
@@ -293,7 +208,13 @@ def summary(snapshot: Snapshot) -> None:
 
 
 def where(home: Home, study: StoredStudy, missing: str | None) -> None:
-    """Where to look further. missing: why the MLflow record is not up to date."""
+    """Where to look further.
+
+    Args:
+        home: where the study lives.
+        study: the study.
+        missing: why the MLflow record is not up to date; None where it is.
+    """
     _console.print(f"\n  report   acsearch study report {study.name}")
     if missing is not None:
         _console.print(f"  [yellow]MLflow   not up to date: {escape(missing)}[/]")
@@ -311,7 +232,7 @@ def status(snapshot: Snapshot) -> None:
     )
     grid = _grid("finetune", "representation", "state", "objective", "attempts", "where")
     for record in snapshot.finetunes:
-        value = "" if record.objective is None else f"{snapshot.shown(record):.2f}"
+        value = "" if record.objective is None else f"{snapshot.displayed_objective(record):.2f}"
         name, tries = record.representation or "not chosen yet", len(record.attempts)
         place = record.owner or (str(record.submission) if record.submission and record.finished is None else "")
         grid.add_row(f"{record.trial + 1}", escape(name), record.state, value, f"{tries or ''}", escape(place))
@@ -336,7 +257,12 @@ def _print_last_words(record: FinetuneRecord) -> None:
 
 
 def studies(snapshots: Sequence[Snapshot], unreadable: Mapping[str, str]) -> None:
-    """One line per study. unreadable: why, by name."""
+    """One line per study.
+
+    Args:
+        snapshots: of the studies that can be read.
+        unreadable: why the others cannot, by name.
+    """
     grid = _grid("study", "started", "finetunes", "best finetuned")
     for s in snapshots:
         best = s.best

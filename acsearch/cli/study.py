@@ -41,7 +41,7 @@ def start(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the plan, and stop there.")] = False,
 ) -> None:
     """Start a study and run it until its budget is spent."""
-    from acsearch.cli import console
+    from acsearch.cli import progress
     from acsearch.config.study_file import load_study, update
     from acsearch.study.checks import check_free, check_start
     from acsearch.study.start import start_study
@@ -59,7 +59,7 @@ def start(
     if not resume:
         check_free(database, claims, file.name)
     if not exists(database, file.name):
-        with console.waiting("opening the MLflow record"):
+        with progress.waiting("opening the MLflow record"):
             open_record(home, file.name)  # before the study: where it fails, nothing has been started
     started = start_study(
         database,
@@ -90,13 +90,13 @@ def plan(
 
 
 def _print_plan(config: StudyConfig, budget: int, *, as_json: bool = False) -> None:
-    from acsearch.cli import console
+    from acsearch.cli import console, progress
 
     if config.file.training is None:
         raise ConfigError(
             f"study {config.file.name!r} looks its finetunes up in a table: nothing to plan, just start it"
         )
-    with console.waiting("building the models' shapes"):
+    with progress.waiting("building the models' shapes"):
         from acsearch.runners.plan import plan
 
         planned = plan(config, budget)
@@ -226,14 +226,14 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
 @app.command()
 def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None) -> None:
     """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
-    from acsearch.cli import console
+    from acsearch.cli import console, progress
     from acsearch.reporting.recorder import Recorder
     from acsearch.runners.registry import make_artifacts
 
     home = Home(storage, tracking)
     study = open_study(home, name)
     record = Recorder(home, study, make_artifacts(study.source, home.work, home.store))
-    with console.waiting("writing the record"):
+    with progress.waiting("writing the record"):
         record(with_figures=study.snapshot().is_scored)
     if record.missing is not None:
         raise StudyError(record.missing)
@@ -262,7 +262,7 @@ def report(
 
 def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
     """Run a study to the end of its budget, with progress, and say what came out."""
-    from acsearch.cli import console
+    from acsearch.cli import console, progress
     from acsearch.executors.registry import make_executor
     from acsearch.reporting.recorder import Recorder
     from acsearch.runners.registry import make_artifacts
@@ -271,7 +271,7 @@ def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
     artifacts = make_artifacts(stored.source, home.work, home.store)
     executor = make_executor(engine, home, stored, parallel)
     record = Recorder(home, stored, artifacts)
-    with console.progress(stored) as show:
+    with progress.follow(stored) as show:
         record()
 
         def on_event(event: Event) -> None:

@@ -21,7 +21,7 @@ from acsearch.study.attempts import Submission
 from trainers.errors import ConfigError
 from trainers.training.preemption import EXIT_CODE
 
-_PATIENCE = 60  # seconds; a scheduler that is down blocks its clients for nine
+_TIMEOUT = 60  # seconds; a scheduler that is down blocks its clients for nine
 _NEVER = 10**6  # time-outs after which submitit would give up
 
 
@@ -36,7 +36,7 @@ class Command:
         self.child = subprocess.Popen([sys.executable, "-m", "acsearch", *self.arguments])
         code = self.child.wait()
         if code == EXIT_CODE:  # preempted without the signal that submitit waits for
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=_PATIENCE)
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=_TIMEOUT)
             self.child = None
         elif code:
             raise SystemExit(code)
@@ -54,9 +54,15 @@ class Slurm:
     """The cluster that this machine submits to."""
 
     def __init__(self, options: SlurmOptions, folder: Path, environment: Mapping[str, str]) -> None:
-        """folder: of job scripts and logs, seen by all nodes.  environment: of jobs, besides ours.
+        """
+        Args:
+            options: of every job.
+            folder: of job scripts and logs, which all nodes see.
+            environment: of jobs, besides this process's own.
 
-        Raises ConfigError where there is no Slurm, and StudyError where it does not answer.
+        Raises:
+            ConfigError: no jobs can be submitted from here.
+            StudyError: Slurm does not answer.
         """
         if shutil.which("sbatch") is None:
             raise ConfigError("--engine slurm: no sbatch here; run this where jobs are submitted")
@@ -64,7 +70,16 @@ class Slurm:
         self.cluster = cluster()
 
     def submit(self, name: str, arguments: list[str], submitted: str) -> Submission:
-        """Queue a command of acsearch. Raises StudyError with what Slurm has against it."""
+        """Queue a command of acsearch.
+
+        Args:
+            name: of the job.
+            arguments: of the command.
+            submitted: ISO date and time, for the submission.
+
+        Raises:
+            StudyError: Slurm refuses the job; the message has its reason.
+        """
         import submitit
 
         executor = submitit.SlurmExecutor(folder=self._folder, max_num_timeout=_NEVER)
@@ -100,7 +115,7 @@ class Slurm:
         """Whether a job of this cluster is queued or runs. A scheduler that does not answer has lost no job."""
         asked = ["squeue", "--noheader", f"--jobs={submission.job}", "--format=%T"]
         try:
-            answer = subprocess.run(asked, capture_output=True, text=True, timeout=_PATIENCE)
+            answer = subprocess.run(asked, capture_output=True, text=True, timeout=_TIMEOUT)
         except subprocess.TimeoutExpired:
             return True
         if answer.returncode:
@@ -109,11 +124,15 @@ class Slurm:
 
 
 def cluster() -> str:
-    """The name of the Slurm cluster that this machine submits to. Raises StudyError when it does not answer."""
+    """The name of the Slurm cluster that this machine submits to.
+
+    Raises:
+        StudyError: Slurm does not answer.
+    """
     if name := os.environ.get("SLURM_CLUSTER_NAME"):
         return name
     try:
-        answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=_PATIENCE)
+        answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
         answer = subprocess.CompletedProcess([], 1, "", "no answer")
     found = re.search(r"^ClusterName\s*=\s*(\S+)", answer.stdout, re.MULTILINE)

@@ -85,7 +85,7 @@ def predicted(snapshot: Snapshot) -> Figure:
     for step, record in zip(snapshot.steps, snapshot.finished, strict=False):
         assert record.candidate is not None
         advice, row = step.recommendation, record.candidate
-        x = snapshot.shown(record)
+        x = snapshot.displayed_objective(record)
         low, mean, high = (float(snapshot.display(v[row])) for v in (advice.low, advice.mean, advice.high))
         if step.number == 0:
             continue  # before the first finetune the level of a benchmark is not known

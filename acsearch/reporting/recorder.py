@@ -13,7 +13,11 @@ from trainers.errors import first_line
 
 
 class Recorder:
-    """Records a study whenever it is called. missing: why the last call did not, None when it did."""
+    """Brings the record of a study up to date whenever it is called.
+
+    Attributes:
+        missing: why the last call could not; None when it could.
+    """
 
     def __init__(self, home: Home, study: StoredStudy, artifacts: Artifacts) -> None:
         self._home, self._study, self._artifacts = home, study, artifacts

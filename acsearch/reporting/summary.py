@@ -47,7 +47,7 @@ def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
                 "p_best": float(advice.p_best[row]),
                 "p_top3": float(advice.p_top3[row]),
                 "finetuned": row in scores,
-                "standard_error": snapshot.error(scores[row]) if row in scores else None,
+                "standard_error": snapshot.displayed_error(scores[row]) if row in scores else None,
                 "A": float(table.alignment[row] @ snapshot.weights),
                 "C": None if math.isnan(table.correspondence[row]) else float(table.correspondence[row]),
             }
@@ -100,8 +100,8 @@ def headline(snapshot: Snapshot) -> list[str]:
     shortlist = [table.representations[row] for row in advice.order[:3].tolist() if advice.p_best[row] > 0]
     at_stake, nothing = snapshot.display(np.array([advice.expected_regret, 0.0]))
     return [
-        f"Best finetuned: {best.representation} at {snapshot.shown(best):.2f} ({snapshot.unit}), best of all with "
-        f"probability {advice.p_best[best.candidate]:.2f}.",
+        f"Best finetuned: {best.representation} at {snapshot.displayed_objective(best):.2f} ({snapshot.unit}), "
+        f"best of all with probability {advice.p_best[best.candidate]:.2f}.",
         f"Most likely to hold the best: {', '.join(shortlist)}. {len(advice.credible_set)} "
         f"{'candidate holds' if len(advice.credible_set) == 1 else 'candidates hold'} it with probability 0.9.",
         f"Expected loss from stopping here: {at_stake - nothing:.2f}.",
@@ -120,7 +120,7 @@ def caveats(snapshot: Snapshot) -> list[str]:
         "Each candidate is finetuned once; how much a second run would differ is assumed, not measured "
         f"(sd {snapshot.prior.noise:g} of a benchmark's scale).",
     ]
-    if any(snapshot.error(record) for record in snapshot.finished):
+    if any(snapshot.displayed_error(record) for record in snapshot.finished):
         notes.append("± is a finetuned score's standard error: another set of as many questions would differ by that.")
     if not metadata.stated:
         notes.insert(

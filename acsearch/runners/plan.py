@@ -34,7 +34,13 @@ _WORDS = 1.3  # tokens of a word
 
 @dataclass(frozen=True)
 class Work:
-    """One stage of one candidate. flops: of the whole stage.  hours: on the hardware.  memory_gb: of a process."""
+    """What one stage of one candidate takes.
+
+    Attributes:
+        flops: of the whole stage.
+        hours: on the hardware of the plan.
+        memory_gb: of one process.
+    """
 
     flops: float
     hours: float
@@ -43,7 +49,17 @@ class Work:
 
 @dataclass(frozen=True)
 class CandidatePlan:
-    """width: channels that the connector receives.  tokens: of an image.  weights: of the connector."""
+    """What one candidate takes.
+
+    Attributes:
+        representation: its name.
+        grid: (height, width) of the features that the connector receives.
+        width: channels of these.
+        tokens: of an image, as the language model sees it.
+        weights: of the connector.
+        align: stage 1.
+        finetune: stage 2.
+    """
 
     representation: str
     grid: tuple[int, int]
@@ -56,9 +72,20 @@ class CandidatePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """scoring: hours for A and C of all candidates.  finetuning: hours for the budget's, on average and at most.
+    """What a study takes.
 
-    disk_gb: features, if cached, results and checkpoints.  everything: hours if every candidate were finetuned.
+    Attributes:
+        study: its name.
+        budget: finetunes.
+        hardware: that hours and memory are for.
+        llm_weights: of the language model.
+        candidates: in the order of the study file.
+        scoring: hours for A and C of all candidates.
+        finetuning: hours for a budget of average candidates.
+        finetuning_most: hours for a budget of those that take longest.
+        everything: hours if every candidate were finetuned.
+        memory_gb: of the process that needs most.
+        disk_gb: features, if they are cached, results and checkpoints.
     """
 
     study: str
@@ -75,7 +102,16 @@ class Plan:
 
 
 def plan(config: StudyConfig, budget: int) -> Plan:
-    """Raises ConfigError where a model's shape or a data set's size is not known, SpaceError for unknown encoders."""
+    """What a study takes, from the shapes of its models and the sizes of its data.
+
+    Args:
+        config: of a study that trains.
+        budget: finetunes.
+
+    Raises:
+        ConfigError: the shape of a model or the size of a data set is not known.
+        SpaceError: there is no such encoder.
+    """
     training = config.file.training
     if training is None:
         raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")

@@ -39,7 +39,7 @@ def _is_outage(error: BaseException) -> bool:
     return isinstance(error, lost) or (isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated)
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
+def _note_outage(state: tenacity.RetryCallState) -> None:
     global _failed
     _failed = time.monotonic()
     if state.attempt_number == 5:
@@ -47,22 +47,22 @@ def _tell(state: tenacity.RetryCallState) -> None:
         _log.warning("the database does not answer; waiting for it (%s)", first_line(error) if error else "no answer")
 
 
-def _trying(matters: Callable[[BaseException], bool]) -> tenacity.Retrying:
+def _retrying(matters: Callable[[BaseException], bool]) -> tenacity.Retrying:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(matters),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
         stop=tenacity.stop_after_delay(_LONGEST),
-        before_sleep=_tell,
+        before_sleep=_note_outage,
         reraise=True,
     )
 
 
 def retry_on_outage(call: Callable[P, T]) -> Callable[P, T]:
-    """The same function, called again where the database went away meanwhile. For what may be done twice."""
+    """The same function, called again where the database went away meanwhile; only for what may be done twice."""
 
     @functools.wraps(call)
     def again(*args: P.args, **kwargs: P.kwargs) -> T:
-        return _trying(_is_outage)(call, *args, **kwargs)
+        return _retrying(_is_outage)(call, *args, **kwargs)
 
     return again
 
@@ -72,7 +72,7 @@ def retry_connecting(engine: sqlalchemy.Engine) -> None:
 
     @sqlalchemy.event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-        return _trying(lambda error: isinstance(error, dialect.loaded_dbapi.OperationalError))(
+        return _retrying(lambda error: isinstance(error, dialect.loaded_dbapi.OperationalError))(
             dialect.connect, *arguments, **options
         )
 

@@ -26,7 +26,15 @@ PAUSE = timedelta(seconds=30)  # after the first crash; it doubles with each
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try. ended, outcome, error: None until it has ended, and for ever where it was killed."""
+    """One try at a piece of work.
+
+    Attributes:
+        who: host, process and job that tried.
+        began: ISO date and time.
+        ended: the same; None until it has ended, and for ever where it was killed.
+        outcome: how it ended; None as long as `ended` is.
+        error: what went wrong; None where nothing did, or nothing is known.
+    """
 
     who: str
     began: str
@@ -36,16 +44,25 @@ class Attempt:
 
     @classmethod
     def begin(cls) -> Attempt:
+        """An attempt of this process that begins now."""
         return cls(who(), datetime.now().isoformat(timespec="seconds"))
 
     def end(self, outcome: str, error: str | None = None) -> Attempt:
+        """The same attempt, ended now. Secrets are taken out of the error."""
         said = None if error is None else without_secrets(error)  # it is kept with the study, and moves with it
         return replace(self, ended=datetime.now().isoformat(timespec="seconds"), outcome=outcome, error=said)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that has been handed over. log: what it says, where it can be read on that cluster."""
+    """A job that a piece of work was handed over to.
+
+    Attributes:
+        cluster: name of the cluster.
+        job: its id there.
+        log: path of what it prints, on that cluster.
+        submitted: ISO date and time.
+    """
 
     cluster: str
     job: str
@@ -64,7 +81,7 @@ class Submission:
 
 
 def outcome_of(error: BaseException) -> str:
-    """How an attempt ended that raised this."""
+    """How an attempt ended that raised this error."""
     if isinstance(error, PreemptedError | KeyboardInterrupt):
         return "preempted"
     if isinstance(error, CandidateError):
@@ -73,8 +90,15 @@ def outcome_of(error: BaseException) -> str:
 
 
 def not_before(attempts: Sequence[Attempt], since: datetime) -> datetime | None:
-    """When to try again, in the past for at once; None for not by itself. since: earlier attempts do not count, for a
-    person has asked anew."""
+    """When to try again.
+
+    Args:
+        attempts: at the piece of work so far, oldest first.
+        since: when a person last asked for it; earlier attempts do not count.
+
+    Returns:
+        A time, in the past for at once; None where only a person can have it tried again.
+    """
     recent = [attempt for attempt in attempts if datetime.fromisoformat(attempt.began) >= since.replace(microsecond=0)]
     if not recent:
         return since

@@ -21,7 +21,18 @@ from trainers.errors import ConfigError
 
 
 def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> None:
-    """Raises ConfigError or DefinitionError for a study whose parts do not fit together."""
+    """Check that the parts of a study fit together.
+
+    Args:
+        file: the study file.
+        table: its candidates.
+        prior: of the law.
+        budget: finetunes that may be started.
+
+    Raises:
+        ConfigError: the budget or the objective does not fit the table, or there is no such policy.
+        DefinitionError: the prior belongs to other definitions of A or C than the table's.
+    """
     if not 1 <= budget <= len(table.representations):
         raise ConfigError(f"--budget {budget}: must be between 1 and the {len(table.representations)} candidates")
     if file.objective != "mean" and file.objective not in table.benchmarks:
@@ -31,7 +42,11 @@ def check_start(file: StudyFile, table: Table, prior: Prior, budget: int) -> Non
 
 
 def check_free(storage: optuna.storages.BaseStorage, claims: Claims, name: str) -> None:
-    """Raises StudyError when a study of this name exists, saying how to go on with it."""
+    """Check that there is no study of this name yet.
+
+    Raises:
+        StudyError: there is one; the message says how to go on with it.
+    """
     if exists(storage, name):
         there = StoredStudy(storage, claims, name).snapshot()
         raise StudyError(
@@ -41,6 +56,10 @@ def check_free(storage: optuna.storages.BaseStorage, claims: Claims, name: str) 
 
 
 def check_name(name: str) -> None:
-    """Raises StudyError for what cannot be a study's name."""
+    """Check that a text can be the name of a study.
+
+    Raises:
+        StudyError: it cannot.
+    """
     if not re.fullmatch(NAME, name):
         raise StudyError(f"{name!r} is not a study's name: letters, digits, '.', '_' and '-', 100 at most")

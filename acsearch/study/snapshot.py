@@ -22,7 +22,14 @@ from acsearch.tables.table import Table, is_scored
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What was known after the first `number` finetunes. time: of the last of them, or of the study's start."""
+    """What was known after some finetunes.
+
+    Attributes:
+        number: of the finetunes.
+        posterior: the law's, fitted to them.
+        recommendation: what follows from it.
+        time: of the last of them, or of the study's start.
+    """
 
     number: int
     posterior: Posterior
@@ -34,9 +41,22 @@ class Step:
 class FinetuneRecord:
     """One trial of the study.
 
-    state: complete, running, interrupted (nobody is at it), or failed (it cannot be trained).  points, errors: scores
-    and their standard errors by benchmark, empty until it is finished.  checkpoint: folder of the trained model, where
-    one was trained.  run: its MLflow run.  owner: who works on it now.  submission: the job it was last handed to.
+    Attributes:
+        trial: its number, from 0.
+        candidate: row of the study's table; None until it is proposed.
+        representation: the candidate's name; empty until it is proposed.
+        state: "complete", "running", "interrupted" (nobody works on it), or "failed" (it cannot be trained).
+        points: scores in points by benchmark; empty until it is finished.
+        errors: standard errors of these, None where a benchmark gives none.
+        seconds: wall clock of training and evaluation.
+        checkpoint: folder or address of the trained model; None where nothing was trained.
+        run: id of its MLflow run.
+        objective: what the study maximises, scaled; None until it is finished.
+        started: when it was asked for.
+        finished: when it was told.
+        owner: who works on it now.
+        attempts: at it, oldest first.
+        submission: the job that it was last handed to.
     """
 
     trial: int
@@ -58,7 +78,21 @@ class FinetuneRecord:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A study as its storage holds it at one moment."""
+    """A study as its storage holds it at one moment.
+
+    Attributes:
+        name: of the study.
+        title: for people.
+        table: the candidates, with the A and C that are known.
+        objective: "mean", or the benchmark that counts.
+        policy: name of what proposes.
+        prior: of the Bayesian law.
+        seed: of the policy's randomness.
+        budget: finetunes that may be started.
+        started: when the study was.
+        finetunes: its trials, in order.
+        memory: steps that were worked out before, by the trials that they know.
+    """
 
     name: str
     title: str
@@ -74,6 +108,7 @@ class Snapshot:
 
     @property
     def weights(self) -> Array:
+        """(M,) of the benchmarks in the objective."""
         return objective_weights(self.table.benchmarks, self.objective)
 
     @property
@@ -130,13 +165,13 @@ class Snapshot:
         shown: Array = self.table.floor[column] + self.table.span[column] * scaled
         return shown
 
-    def shown(self, record: FinetuneRecord) -> float:
+    def displayed_objective(self, record: FinetuneRecord) -> float:
         """The objective of a finished finetune, for people."""
         assert record.objective is not None
         return float(self.display(np.array(record.objective)))
 
-    def error(self, record: FinetuneRecord) -> float | None:
-        """Standard error of `shown`, from the benchmarks' samples; None where a benchmark gives none."""
+    def displayed_error(self, record: FinetuneRecord) -> float | None:
+        """Standard error of `displayed_objective`, from the benchmarks' samples; None where a benchmark gives none."""
         known = [record.errors.get(name) for name in self.table.benchmarks]
         errors = np.array([np.nan if error is None else error for error in known]) / self.table.span
         share = float(np.sqrt(np.sum((self.weights * errors)[self.weights > 0] ** 2)))
@@ -146,7 +181,7 @@ class Snapshot:
     @property
     def best(self) -> FinetuneRecord | None:
         """The finished finetune with the highest objective, the first of equals."""
-        return max(self.finished, key=self.shown, default=None)
+        return max(self.finished, key=self.displayed_objective, default=None)
 
     @property
     def unit(self) -> str:

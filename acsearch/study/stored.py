@@ -97,7 +97,7 @@ class StoredStudy:
 
     @property
     def objective(self) -> str:
-        """ "mean", or the benchmark that counts."""
+        """What counts: "mean", or one benchmark."""
         return str(self._about["objective"])
 
     @property
@@ -150,7 +150,11 @@ class StoredStudy:
         return [trial for trial in self.optuna_study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
 
     def snapshot(self) -> Snapshot:
-        """The study as it is now. Raises StudyError where its storage does not hold what a study can be."""
+        """The study as it is now.
+
+        Raises:
+            StudyError: the storage does not hold what a study can be, or the table or the prior has changed.
+        """
         with reading(f"study {self.name!r}"):
             return check(self._snapshot())
 

@@ -16,7 +16,14 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionErro
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Around what reads a storage: raises StudyError where it cannot be understood."""
+    """Around what reads a storage.
+
+    Args:
+        what: is read, for the message.
+
+    Raises:
+        StudyError: the storage does not hold what acsearch writes.
+    """
     import sqlalchemy.exc
     from optuna.exceptions import OptunaError
 
@@ -29,7 +36,11 @@ def reading(what: str) -> Iterator[None]:
 
 
 def check(snapshot: Snapshot) -> Snapshot:
-    """The same. Raises StudyError for numbers that no study of these candidates can have."""
+    """The same snapshot.
+
+    Raises:
+        StudyError: it has numbers that no study of these candidates can have.
+    """
     table, name = snapshot.table, snapshot.name
     candidates, wanted = len(table.representations), set(table.benchmarks)
     if not 1 <= snapshot.budget <= candidates or snapshot.objective not in ("mean", *table.benchmarks):

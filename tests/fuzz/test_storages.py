@@ -51,7 +51,7 @@ def look(file: Path) -> None:
         for summary in summaries(storage):
             snapshot = StoredStudy.open(storage, home.claims(summary.study_name), summary.study_name).snapshot()
             assert 1 <= snapshot.budget <= len(snapshot.table.representations)
-            assert np.isfinite([snapshot.shown(record) for record in snapshot.finished]).all()
+            assert np.isfinite([snapshot.displayed_objective(record) for record in snapshot.finished]).all()
             if snapshot.is_scored and len(snapshot.finished) != BUDGET:  # the whole study is fitted too often otherwise
                 assert np.isfinite(snapshot.steps[-1].recommendation.p_best).all()
     finally:

@@ -89,7 +89,7 @@ def test_a_study_for_one_benchmark(home: Home) -> None:
     snapshot = study.snapshot()
     assert snapshot.best is not None
     points = snapshot.best.points["textvqa_val"]
-    assert snapshot.shown(snapshot.best) == pytest.approx(points)
+    assert snapshot.displayed_objective(snapshot.best) == pytest.approx(points)
     assert points == max(record.points["textvqa_val"] for record in snapshot.finished)
 
 
