@@ -277,3 +277,45 @@ def test_other_parameters_depend_on_seed_trial_and_name(v1: Table, weak: Prior) 
 
     assert value(0, 0, "x") == value(0, 0, "x")
     assert len({value(0, 0, "x"), value(1, 0, "x"), value(0, 1, "x"), value(0, 0, "y")}) == 4
+
+
+def test_cells_are_halved_52_times() -> None:
+    """A float between 1/2 and 1 has 53 binary places: what differs in the last one alone counts as a copy."""
+    least = 2.0**-53
+    assert region(pool([0.5, 0.5 + 2 * least, 0.5], None, [0], [0.1])) == {1}
+    assert region(pool([0.5, 0.5 + least, 0.5], None, [0], [0.1])) == {1, 2}
+
+
+class Recorder(RulePolicy):
+    """Notes its seeds; goes by A."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda state, rng: state.features.alignment[:, 0])
+        object.__setattr__(self, "proposed", [])
+        object.__setattr__(self, "ranked", [])
+
+    def propose(self, state: State, seed: int) -> int:
+        self.proposed.append(seed)
+        return super().propose(state, seed)
+
+    def rank(self, state: State, seed: int) -> np.ndarray:
+        self.ranked.append(seed)
+        return super().rank(state, seed)
+
+
+def test_the_seeds_of_a_replay_stay_what_they_were(small: Table, weak: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1009 apart from benchmark to benchmark. The figures that are written down hold for these seeds alone."""
+    policy = Recorder()
+    monkeypatch.setattr(replays, "make_policy", lambda *_, **__: policy)
+    rng = np.random.default_rng(np.random.SeedSequence([6, 0]))
+    rng.choice(5, 5, replace=False)
+    seed = int(rng.integers(2**31))
+    replay(small, ["any"], weak, budget=2, repeats=1, seed=6, jobs=1)
+    assert policy.proposed == [(seed + b) * 1009 + step for b in (0, 1, 2) for step in (0, 1)]
+    assert policy.ranked == [seed, seed + 1]
+    policy.proposed.clear()
+    policy.ranked.clear()
+    replay(small, ["any"], weak, budget=2, repeats=1, seed=6, jobs=1, first_hit=True)
+    counts = {0: 4, 1: 2}  # finetunes until the first hit, as above
+    assert policy.proposed == [(seed + b) * 1009 + n for b in (0, 1) for n in range(1, counts[b] + 1)]
+    assert policy.ranked == [seed] * 4 + [seed + 1] * 2
