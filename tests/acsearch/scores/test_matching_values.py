@@ -43,7 +43,7 @@ PAIRS = Pairs(
 
 
 def some_queries(grid: tuple[int, int] = (2, 3)) -> Queries:
-    cells = np.array([[[2.9, 1.2], [0, 0], [-3.0, 5.0]], [[0, 0], [1.0, 0.5], [0, 0]]])
+    cells = np.array([[[3.9, 1.2], [0, 0], [-3.0, 5.0]], [[0, 0], [1.0, 0.5], [0, 0]]])
     truth = np.array([[[10.0, 20.0], [0, 0], [30.0, 40.0]], [[0, 0], [50.0, 60.0], [0, 0]]])
     return make_queries(
         PAIRS,
