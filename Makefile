@@ -23,7 +23,7 @@ test: setup
 chaos: setup  # an hour: studies whose processes and servers are killed; writes docs/chaos.md
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --jobs 2 --report docs/chaos.md
 
-mutants: setup  # half an hour: small changes of the pure modules, which tests must notice; docs/mutants.md
+mutants: setup  # ten minutes: small changes of the pure modules, which tests must notice; docs/mutants.md
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m mutants --count $(MUTANTS) --seed $(MUTANTS_SEED)
 
 lint: setup
