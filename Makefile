@@ -9,7 +9,10 @@ export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(call pip_setting,index-url))
 export MLFLOW_DISABLE_TELEMETRY ?= true
 unexport PYTHONDONTWRITEBYTECODE  # .venv is ours: without compiled modules every start takes ten seconds longer
 
-.PHONY: study test test-slow test-all chaos lint setup clean
+MUTANTS ?= 100
+MUTANTS_SEED ?= 0
+
+.PHONY: study test test-slow test-all chaos mutants lint setup clean
 
 study: setup
 	$(BIN)/acsearch study start --budget 4 --resume
@@ -28,6 +31,9 @@ test-all: setup
 
 chaos: setup  # an hour: studies whose processes and servers are killed; writes docs/chaos.md
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds 100 --jobs 2 --report docs/chaos.md
+
+mutants: setup  # ten minutes: small changes of the pure modules, which tests must notice; docs/mutants.md
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m mutants --count $(MUTANTS) --seed $(MUTANTS_SEED)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ def epoch_order(lengths: np.ndarray, batch: int, seed: int, epoch: int) -> np.nd
     return np.concatenate([*shuffled, order[whole:]])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """Which samples a process trains on.
 
