@@ -199,7 +199,7 @@ def test_fits_are_remembered_by_what_was_finetuned(v1: Table, weak: Prior) -> No
             self.calls += 1
             return self.calls
 
-    memory = replays._Memory(Counting())  # type: ignore[arg-type]
+    memory = replays._FitCache(Counting())  # type: ignore[arg-type]
     features, scores = Features.of(v1), v1.scaled
     fits = [memory.fit(features, rows(*some), scores) for some in ((0, 1), (0, 2), (0, 1))]
     assert fits == [1, 2, 1]

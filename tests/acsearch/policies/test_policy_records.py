@@ -12,4 +12,4 @@ from support.records import cannot_be_changed
 
 @pytest.mark.parametrize("module", [acquisition, base, recommendation, registry, replay], ids=lambda one: one.__name__)
 def test_records_cannot_be_changed(module: ModuleType) -> None:
-    cannot_be_changed(module, "_Memory")
+    cannot_be_changed(module, "_FitCache")
