@@ -121,7 +121,7 @@ def engine() -> Iterator[Engine]:
         _stand_ins(client, folder, served)
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "DOCKER_HOST": socket}
         # PyTorch's index is out of reach where wheels are kept locally.
-        build_args = ["--build-arg", f"TORCH_INDEX={_pip('index-url')}"] if served else []
+        build_args = ["--build-arg", f"TORCH_INDEX={_pip('index-url') or ''}"] if served else []
         yield Engine(client, environment, build_args)
 
 
