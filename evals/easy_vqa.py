@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.errors import EvaluationError
+from trainers.utils.atomic import atomic_write
 
 
 def write(folder: Path, samples: int | None = None) -> Path:
@@ -46,11 +46,9 @@ def write(folder: Path, samples: int | None = None) -> Path:
         for number, (question, answer, image) in enumerate(zip(questions, answers, images, strict=True))
         if samples is None or number < samples
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "easy_vqa.parquet"
-    fresh = path.with_suffix(f".{os.getpid()}")
-    pq.write_table(pa.Table.from_pylist(rows), fresh)
-    fresh.replace(path)
+    with atomic_write(path) as fresh:
+        pq.write_table(pa.Table.from_pylist(rows), fresh)
     return path
 
 

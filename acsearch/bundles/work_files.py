@@ -20,6 +20,7 @@ from acsearch.bundles.writer import Entry
 from acsearch.errors import BundleError
 from acsearch.runners.base import Artifacts
 from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, latest, verify
+from trainers.utils.atomic import atomic_write
 from trainers.utils.locks import Locks
 
 _ROOT = "work"
@@ -144,18 +145,18 @@ def _is_missing(target: Path, is_folder: bool, entry: Entry | None) -> bool:
     return not target.exists() or (target.name == _OUTBOX and entry.size > target.stat().st_size)
 
 
+class _Kept(Exception):
+    """A file stays as it is."""
+
+
 def _put_file(target: Path, content: Iterator[bytes]) -> bool:
     """Write a file that does not exist, or that continues the existing one. Returns whether it was written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with suppress(_Kept), atomic_write(target) as fresh:
         _write(fresh, content)
-        taken = not target.exists() or fresh.read_bytes().startswith(target.read_bytes())
-        if taken:
-            os.replace(fresh, target)
-        return taken
-    finally:
-        fresh.unlink(missing_ok=True)
+        if target.exists() and not fresh.read_bytes().startswith(target.read_bytes()):
+            raise _Kept
+        return True
+    return False
 
 
 def _write(path: Path, content: Iterator[bytes]) -> None:

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 from acsearch import __version__
 from acsearch.config.table_file import Name
 from acsearch.errors import BundleError
+from trainers.utils.atomic import atomic_write
 from trainers.utils.strict_yaml import StrictModel
 
 FORMAT = 1
@@ -91,32 +92,26 @@ def pack(path: Path, study: str, host: str, files: Mapping[str, bytes | Path]) -
     """
     import zstandard
 
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists():
             raise BundleError(f"{path}: exists already; choose another name, or remove it")
+        if not path.parent.is_dir():
+            raise BundleError(f"{path}: the folder is not there; make it first")
         entries = {name: _entry(_pieces(content)) for name, content in files.items()}
         manifest = Manifest(format=FORMAT, acsearch=__version__, study=study, host=host, files=entries)
         text = manifest.model_dump_json(indent=1).encode()
-        try:
-            with fresh.open("x+b") as file:
-                with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as tar:
-                    for name, content in {MANIFEST: text, **files}.items():
-                        entry = entries.get(name) or _entry(_pieces(content))
-                        tar.write(header(name, entry.size))
-                        written = _entry(_through(_pieces(content, entry.size), tar.write))
-                        if written != entry:
-                            raise BundleError(f"{content!s}: changed while it was read; export again")
-                        tar.write(bytes(-entry.size % BLOCK))
-                    tar.write(bytes(2 * BLOCK))
-                file.seek(0)
-                digest = hashlib.file_digest(file, "sha256").digest()
-                file.write(TRAILER + digest)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.rename(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with atomic_write(path) as fresh, fresh.open("r+b") as file:
+            with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as tar:
+                for name, content in {MANIFEST: text, **files}.items():
+                    entry = entries.get(name) or _entry(_pieces(content))
+                    tar.write(header(name, entry.size))
+                    written = _entry(_through(_pieces(content, entry.size), tar.write))
+                    if written != entry:
+                        raise BundleError(f"{content!s}: changed while it was read; export again")
+                    tar.write(bytes(-entry.size % BLOCK))
+                tar.write(bytes(2 * BLOCK))
+            file.seek(0)
+            file.write(TRAILER + hashlib.file_digest(file, "sha256").digest())
     except FileNotFoundError as error:
         raise BundleError(f"{error.filename}: not there, or gone while it was read; export again") from error
     except OSError as error:
