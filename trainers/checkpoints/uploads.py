@@ -151,7 +151,7 @@ class Uploads:
                 self._put(folder / file, content_name(name, manifest, file), True)
             self.remote.write(f"{name}/{MANIFEST}", manifest, only_first=is_result)
         if is_result:
-            self.sweep(stage)
+            self.remove_stale(stage)
         for step in reversed(self.steps(stage)):
             if keep == 0:
                 self._remove(f"{stage}/{step}")
@@ -172,7 +172,7 @@ class Uploads:
         """The names of a stage's checkpoint folders in the store, oldest first."""
         return sorted(name for name in self.remote.names(stage) if name.startswith(commit.PREFIX))
 
-    def sweep(self, stage: str) -> None:
+    def remove_stale(self, stage: str) -> None:
         """Remove what other writers left beside the files of a stage's committed result."""
         result = f"{stage}/{RESULT}"
         manifest = self.remote.read(f"{result}/{MANIFEST}")

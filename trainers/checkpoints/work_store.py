@@ -212,7 +212,7 @@ class RemoteStore(Store):
         return [folder / name for name in self._retry(self._remote.names, self._uploads.name(folder))]
 
     def remove_stale(self, stage: Path) -> None:
-        self._retry(self._uploads.sweep, self._uploads.name(stage))
+        self._retry(self._uploads.remove_stale, self._uploads.name(stage))
 
     def _retry(self, function: Callable[..., T], *arguments: Any) -> T:
         return self._remote.retry(
