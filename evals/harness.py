@@ -1,7 +1,8 @@
 """One call of lmms-eval per benchmark, without its side effects on this process.
 
 lmms-eval seeds the global generators, prints, retries bugs for eight seconds and hides them in a RetryError. Here the
-generators are put back, its output goes to a file, and an error is one sentence.
+generators are put back, its output goes to a file, and an error is one sentence. It has Pillow take half a picture for
+a whole one; here only while it evaluates.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch.distributed as dist
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
+from PIL import ImageFile
 from tenacity import RetryError
 
 from evals.adapter import AcsearchModel, Model
@@ -35,6 +37,8 @@ from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
 from trainers.errors import AcsearchError, EvaluationError
 from trainers.utils.progress import BenchmarkCallback
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing lmms-eval sets it for all of the process, which may train later
 
 
 class _Task(ConfigurableTask):  # type: ignore[misc]  # lmms-eval has no types
@@ -86,7 +90,7 @@ class Harness:
         started = time.perf_counter()
         if limit is not None:
             limit = math.ceil(limit / benchmark.rows) * benchmark.rows
-        with _random_states(), muted(self._log) as terminal, _named(benchmark.name):
+        with _random_states(), _truncated_images(), muted(self._log) as terminal, _named(benchmark.name):
             results = self._evaluate(benchmark, data, limit, terminal)
             if results is None:
                 return {}
@@ -219,3 +223,13 @@ def _random_states() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if devices:
             torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
+def _truncated_images() -> Iterator[None]:
+    """Let Pillow take half a picture for a whole one, as lmms-eval does for the pictures of benchmarks."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

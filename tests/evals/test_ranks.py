@@ -20,11 +20,13 @@ pytestmark = pytest.mark.slow
 RANK = """
 import dataclasses, json, os, sys
 from pathlib import Path
+from PIL import ImageFile
 sys.path.insert(0, sys.argv[1])
 from support.evaluation import COUNT, GIVEN, LAW, Guesser
 from evals import evaluate
 folder, data = Path(sys.argv[2]), {"micro_count": Path(sys.argv[3]), "mmmu_val": Path(sys.argv[4])}
 result = evaluate(Guesser(GIVEN), [*COUNT, LAW["mmmu_val"]], folder, data=data)
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # what is trained next must not take half a picture for a whole one
 (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(dataclasses.asdict(result)["scores"]))
 """
 
