@@ -60,7 +60,7 @@ def law_fit(table: Table, fit: LawFit, *, weights: bool) -> None:
         f"\nThe law on [bold]{escape(table.name)}[/], surrogate {fit.surrogate}, "
         f"{len(table.representations)} representations\n"
     )
-    _console.print(grid)
+    _wide.print(grid)
     terms = ", ".join(f"{terms} {weight:.2f}" for terms, weight in fit.term_weights.items() if weight >= 0.005)
     _console.print(f"\nTerms, with their probability: {terms}")
     if weights:
@@ -102,12 +102,12 @@ def replay(table: Table, results: Sequence[Replay], *, first_hit: bool) -> None:
     for result in results:
         style = "bold" if result is first else None
         grid.add_row(result.policy, *(_estimate(result.mean[key]) for key in columns), style=style)
-    _console.print(grid)
+    _wide.print(grid)
     grid = _grid("benchmark", *(title for key, title in columns.items() if key != "regret_sd"))
     for name, row in first.benchmarks.items():
         grid.add_row(escape(name), *(_estimate(row[key]) for key in columns if key != "regret_sd"))
     _console.print(f"\n[bold]{first.policy}[/] per benchmark\n")
-    _console.print(grid)
+    _wide.print(grid)
     if first_hit:
         _console.print(
             "\n[yellow]This count flatters[/]: it stops at the first success, which only an oracle sees. "
@@ -196,7 +196,7 @@ def summary(snapshot: Snapshot) -> None:
             style="bold" if row["finetuned"] else None,
         )
     _console.print(f"\n[bold]{escape(snapshot.title or snapshot.name)}[/]  [dim]({snapshot.unit})[/]\n")
-    _console.print(grid)
+    _wide.print(grid)
     if len(rows) > _SHOWN:
         _console.print(f"[dim]... and {len(rows) - _SHOWN} more; acsearch study show {snapshot.name} --json[/]")
     _console.print()
@@ -274,6 +274,6 @@ def studies(snapshots: Sequence[Snapshot], unreadable: Mapping[str, str]) -> Non
         )
     for name in unreadable:
         grid.add_row(escape(name), "", "", "cannot be read, see below")
-    _console.print(grid)
+    _wide.print(grid)
     for error in unreadable.values():
         _console.print(escape(error))

@@ -67,5 +67,5 @@ class Prior:
             if ANY not in allowed and given not in allowed:
                 raise DefinitionError(
                     f"prior {self.name!r} belongs to {what} as {' or '.join(allowed)}, but the table's is {given}: "
-                    f"scores of different definitions never share a fit; use --prior weak"
+                    f"scores of different definitions never share a fit; use the prior weak"
                 )

@@ -47,7 +47,7 @@ def test_names_leave_defaults_out():
         ("clip@336 + a@2", "expected '+', '|' or the end at character 9, at ' + a@2'"),
         ("clip@336|", "expected a joining or a connector at character 10 (the end)"),
         ("clip@336|mpl2x", "(did you mean 'mlp2x'?) at character 10, at 'mpl2x'"),
-        ("clip@336|concat|concat", "expected a connector (known: linear, mlp2x, pool, shuffle) at character 17"),
+        ("clip@336|concat|concat", f"expected a connector (known: {', '.join(CONNECTORS)}) at character 17"),
         ("clip@336|concat@|linear", "expected the side of the common grid at character 17, at '|linear'"),
         ("clip@336|pool", "expected '@' and the side of the grid it pools to at character 14 (the end)"),
         ("clip@336|linear@2", "expected the end at character 16, at '@2'"),

@@ -64,7 +64,7 @@ def test_numbers_are_read_to_nine_digits_and_layers_may_be_0() -> None:
         ("a@2|concat|?", "expected a connector at character 12, at '?'"),
         ("a@2|concat+b@2", "expected the end at character 11, at '+b@2'"),
         ("a@2|poll@2", "expected a joining or a connector (did you mean 'pool'?) at character 5, at 'poll@2'"),
-        ("a@2|concat|normconcaf", "expected a connector (known: linear, mlp2x, pool, shuffle) at character 12"),
+        ("a@2|concat|normconcaf", f"expected a connector (known: {', '.join(CONNECTORS)}) at character 12"),
         ("a@2|normconcaf", "expected a joining or a connector (did you mean 'normconcat'?) at character 5"),
         ("a@2|pool@0", "expected the side of the grid it pools to at character 10, at '0'"),
         ("a@2++b@2", "expected an encoder's name at character 5, at '+b@2'"),

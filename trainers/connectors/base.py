@@ -55,8 +55,9 @@ class Connector(nn.Module):
                     bound = 1 / math.sqrt(layer.in_features)
                     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
             elif isinstance(layer, nn.LayerNorm):
-                nn.init.ones_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                for parameter, start in ((layer.weight, 1.0), (layer.bias, 0.0)):
+                    if parameter is not None:  # as in a norm without weights of its own
+                        nn.init.constant_(parameter, start)
 
 
 def connector_class(kind: str) -> type[Connector]:

@@ -82,9 +82,13 @@ def test_the_start_depends_on_seed_and_widths_alone(choice):
         if again.state_dict()[name].shape == value.shape:
             assert torch.equal(again.state_dict()[name], value)  # and never read
 
-    weight = next(iter(first.parameters()))
-    assert not torch.equal(next(iter(make_connector(choice, (14, 14), 6, 10, seed=2).parameters())), weight)
-    wider = next(iter(make_connector(choice, (14, 14), 7, 10, seed=1).parameters()))
+    def matrix(connector: torch.nn.Module) -> torch.Tensor:
+        """Of its first linear layer, which a norm may stand before."""
+        return next(parameter for parameter in connector.parameters() if parameter.ndim == 2)
+
+    weight = matrix(first)
+    assert not torch.equal(matrix(make_connector(choice, (14, 14), 6, 10, seed=2)), weight)
+    wider = matrix(make_connector(choice, (14, 14), 7, 10, seed=1))
     assert not torch.equal(wider[:, :6], weight[:, :6])
     assert weight.std().item() == pytest.approx(
         (3 * weight.shape[1]) ** -0.5, rel=0.2
