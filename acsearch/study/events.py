@@ -14,7 +14,7 @@ class Event:
     """Something that a person who watches wants to hear about.
 
     Attributes:
-        candidate: row of the candidate in the study's table.
+        candidate: row of the candidate in the study's table; -1 where none has been chosen yet.
         representation: its name.
     """
 

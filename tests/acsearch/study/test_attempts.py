@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from acsearch.config.study_file import load_study
+from acsearch.errors import LeaseLostError
 from acsearch.executors.local import assign_devices
 from acsearch.runners.base import Observation, Progress
 from acsearch.runners.recorded import RecordedRunner
 from acsearch.storage.home import Home
 from acsearch.study import attempts
 from acsearch.study.attempts import MOST, PAUSE, Attempt, not_before, outcome_of
-from acsearch.study.events import Event, Failed
+from acsearch.study.events import Event, Failed, Finetuned, Finetuning, Proposed, Resumed
 from acsearch.study.start import start_study
 from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
@@ -162,3 +163,32 @@ def test_two_finetunes_at_a_time(tmp_path: Path) -> None:
     status = json.loads(done.stdout)
     assert [one["state"] for one in status["finetunes"]] == ["complete"] * 5
     assert all([attempt["outcome"] for attempt in one["attempts"]] == ["done"] for one in status["finetunes"])
+
+
+def test_work_that_was_taken_over_stops_at_the_next_heartbeat(
+    study: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing is reported. Whoever took it over ends it; here it comes back to us."""
+    lost = iter([LeaseLostError("trial-0 was taken over")])
+
+    def heartbeat() -> None:
+        if error := next(lost, None):
+            raise error
+
+    class Silent(RecordedRunner):
+        def finetune(self, candidate: int, trial: int, run: str | None, progress: Progress) -> Observation:
+            progress.heartbeat()
+            return super().finetune(candidate, trial, run, progress)
+
+    monkeypatch.setattr(study.claims, "heartbeat", heartbeat)
+    events: list[Event] = []
+    Study(study, Silent(load_study("law_v1").table), events.append).run()
+    assert [type(event) for event in events if event.trial == 0] == [
+        Proposed,
+        Finetuning,
+        Resumed,
+        Finetuning,
+        Finetuned,
+    ]
+    assert [one.outcome for one in study.attempts("trial-0")] == [None, "done"]
+    assert [one.state for one in study.snapshot().finetunes] == ["complete"] * 3
