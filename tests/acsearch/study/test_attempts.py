@@ -168,7 +168,7 @@ def test_two_finetunes_at_a_time(tmp_path: Path) -> None:
 def test_work_that_was_taken_over_stops_at_the_next_heartbeat(
     study: StoredStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though nothing is reported. Whoever took it over ends it; here it comes back to us."""
+    """The runner reports nothing. Nobody goes on with the trial, so it is taken up again here."""
     lost = iter([LeaseLostError("trial-0 was taken over")])
 
     def heartbeat() -> None:
