@@ -33,7 +33,7 @@ class CandidateSampler(BaseSampler):
     machine proposes what it would have proposed here.
 
     Running trials count as pending and failed ones as excluded: neither is proposed again. Two processes that ask at
-    the same instant do not see each other's proposal; `acsearch.study.study` asks under a lock for that reason.
+    the same instant do not see each other's proposal; `acsearch.study.trials` asks under a lock for that reason.
 
     When every candidate has been proposed, the suggestion raises `acsearch.errors.PoolExhausted`. As with any error
     inside `ask`, Optuna leaves that trial running.

@@ -80,8 +80,8 @@ def retry_connecting(engine: sqlalchemy.Engine) -> None:
 class RetryingStorage(optuna.storages.RDBStorage):
     """Optuna's storage, for databases on a server.
 
-    All it does may be done twice: a second new trial is surplus or is taken up later, see `acsearch.study.study`, and a
-    trial that is found finished was finished by the first try.
+    All it does may be done twice: a second new trial is surplus or is taken up later, see `acsearch.study.trials`, and
+    a trial that is found finished was finished by the first try.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
