@@ -2,25 +2,68 @@
 
 A folder is written under a temporary name, gets a manifest that lists every file with its SHA-256, is synced, and then
 renamed. A folder that has no manifest, or files that do not fit it, does not count.
+
+A manifest may come from others: from a work store, or in a folder of theirs. It is read into a strict model, whose
+names are those of files below the folder, before anything is done with them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import Field, RootModel, StringConstraints, ValidationError, model_validator
 
 from trainers.errors import TrainingError
 from trainers.utils.digest import sha256
-from trainers.utils.parsing import parse_json
 
 MANIFEST = "commit.json"
 RESULT = "result"  # of a stage
 PREFIX = "step-"
 KEEP = 2  # checkpoints of a stage
+LARGEST_MANIFEST = 2**20  # bytes
+_PART = "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"  # of a name: not hidden, no "..", nothing that a shell or a pattern reads
+
+FileName = Annotated[str, StringConstraints(pattern=f"^{_PART}(/{_PART}){{0,3}}$")]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
+class Manifest(RootModel[Annotated[dict[FileName, Sha256], Field(min_length=1, max_length=1000)]], strict=True):
+    """The files of a committed folder, each with its SHA-256."""
+
+    @model_validator(mode="after")
+    def _are_files(self) -> Manifest:
+        taken = {MANIFEST} | {folder.as_posix() for name in self.root for folder in PurePosixPath(name).parents}
+        for name in self.root:
+            if name in taken or name.startswith(f"{MANIFEST}/"):
+                raise ValueError(f"{name} cannot be a file there")
+        return self
+
+
+def parse_manifest(content: bytes) -> dict[str, str]:
+    """The files that a manifest lists, with their SHA-256: at least one, all of them below its folder.
+
+    Raises:
+        ValueError: it is no manifest.
+    """
+    if len(content) > LARGEST_MANIFEST:
+        raise ValueError(f"larger than {LARGEST_MANIFEST} bytes")
+    try:
+        return Manifest.model_validate_json(content).root
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        raise ValueError(problem["msg"]) from error
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a file or a folder that we wrote."""
+    return re.fullmatch(_PART, text) is not None
 
 
 @contextmanager
@@ -70,14 +113,13 @@ def verify(folder: Path) -> None:
         TrainingError: something is missing or broken; the message says what.
     """
     try:
-        files = parse_json((folder / MANIFEST).read_text())
+        files = _manifest(folder)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MANIFEST}") from error
-    if not isinstance(files, dict) or not files:
-        raise TrainingError(f"{folder}: not a committed checkpoint: its {MANIFEST} lists nothing")
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MANIFEST}: {reason}") from error
     for name, digest in files.items():
         path = folder / name
-        if not os.path.isfile(path):  # unlike Path.is_file, also for a name that no file can have
+        if not path.is_file():
             raise TrainingError(f"{folder}: {name} is missing")
         if sha256(path) != digest:
             raise TrainingError(f"{folder}: {name} has changed or is broken")
@@ -86,7 +128,7 @@ def verify(folder: Path) -> None:
 def missing(folder: Path) -> bool:
     """Whether files of a committed folder are missing: it is removed, or is being removed."""
     try:
-        return not all((folder / name).exists() for name in json.loads((folder / MANIFEST).read_text()))
+        return not all((folder / name).exists() for name in _manifest(folder))
     except FileNotFoundError:
         return True
 
@@ -113,6 +155,15 @@ def prune(stage: Path, keep: int, spare: Path | None = None) -> None:
     for path in [*steps[: max(0, len(steps) - keep)], *stage.glob(f".{PREFIX}*"), *stage.glob(f".{RESULT}.*")]:
         if path != spare:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    """Raises OSError or ValueError."""
+    path = folder / MANIFEST
+    if path.exists() and not path.is_file():  # such as a FIFO, on which reading waits
+        raise ValueError("not a regular file")
+    with path.open("rb") as file:
+        return parse_manifest(file.read(LARGEST_MANIFEST + 1))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,27 +1,32 @@
 """Files at an address that fsspec knows, such as a bucket. It is waited for while it does not answer.
 
-Names are paths below the address. Nothing is cached: others write there too.
+Names are paths below the address. Nothing is cached: others write there too. What they wrote need not be what we would
+have: what is no regular file is as good as not there, and a name that we do not give is not listed.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from trainers.checkpoints.commit import is_name
 from trainers.errors import StoreError, first_line
 from trainers.utils.progress import Reporter
 
 T = TypeVar("T")
 
 _LONGEST = 10.0  # seconds between two tries
+_LARGEST = 2**30  # bytes that are read into memory
 _LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # this machine's disk, not the store
-_USELESS = _LOCAL | {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EREMCHG, errno.EISDIR}
+_NO_FILE = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}  # a folder in the place of a file, or the other way round
+_USELESS = _LOCAL | _NO_FILE | {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EREMCHG}
 _BROKEN_OFF = {"BadDigest", "IncompleteBody", "InvalidPart"}  # which s3fs takes for invalid arguments
 _UNREACHABLE = {"HTTPClientError", "ConnectionError", "ClientError", "ResponseParserError", "IncompleteRead"}
 
@@ -73,14 +78,24 @@ class Remote:
             )
         if isinstance(error, OSError) and error.errno in _LOCAL:
             return f"this machine's disk: {error.strerror}; make room in the work folder"
+        if isinstance(error, OSError) and error.errno in _NO_FILE:
+            return f"{error.filename or self._base}: {error.strerror}; remove it from the store"
         theirs = isinstance(error, ValueError) or _code(error) or type(error).__module__.startswith("botocore")
         return first_line(error) if theirs else None
 
-    def read(self, name: str) -> bytes | None:
-        """The contents of a file; None where it is not there."""
+    def read(self, name: str, most: int = _LARGEST) -> bytes | None:
+        """The contents of a file; None where it is not there.
+
+        Args:
+            name: of the file.
+            most: bytes; of a larger file the first ones, and one more.
+        """
+        size = self.size(name)
+        if size is None:
+            return None
         try:
-            found: bytes = self._fs.cat_file(self._at(name))
-        except FileNotFoundError as error:
+            found: bytes = self._fs.cat_file(self._at(name), end=most + 1 if size > most else None)
+        except FileNotFoundError as error:  # removed meanwhile
             if _code(error):
                 raise
             return None
@@ -89,23 +104,31 @@ class Remote:
     def size(self, name: str) -> int | None:
         """The size of a file in bytes; None where it is not there."""
         try:
-            return int(self._fs.info(self._at(name))["size"])
-        except FileNotFoundError as error:
-            if _code(error):
+            found = self._fs.info(self._at(name))
+        except OSError as error:
+            if _code(error) or not (isinstance(error, FileNotFoundError) or error.errno in _NO_FILE):
                 raise
             return None
+        return int(found["size"]) if found["type"] == "file" else None
 
     def names(self, folder: str) -> list[str]:
-        """The names of everything directly in a folder."""
+        """The names of everything of ours directly in a folder."""
         try:
-            return [PurePosixPath(path).name for path in self._fs.ls(self._at(folder), detail=False)]
-        except FileNotFoundError as error:
-            if _code(error):
+            names = [path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._at(folder), detail=False)]
+        except OSError as error:
+            if _code(error) or not (isinstance(error, FileNotFoundError) or error.errno in _NO_FILE):
                 raise
             return []
+        return [name for name in names if is_name(name)]
 
     def get(self, name: str, path: Path) -> None:
-        """Download a file."""
+        """Download a file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        if self.size(name) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         self._fs.get_file(self._at(name), str(path))
 
     def put(self, path: Path, name: str) -> None:
@@ -126,7 +149,10 @@ class Remote:
             if _code(error) == "NotImplemented":  # one without conditional writes: a gap of milliseconds
                 if self.size(name) is None:
                     self._fs.pipe_file(self._at(name), content)
-            elif not isinstance(error, FileExistsError) and _code(error) != "PreconditionFailed":
+            elif isinstance(error, FileExistsError):
+                if self.size(name) is None:
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name) from error
+            elif _code(error) != "PreconditionFailed":
                 raise
 
     def remove(self, name: str, *, folder: bool = False) -> None:

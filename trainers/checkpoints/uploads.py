@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainers.checkpoints import commit
-from trainers.checkpoints.commit import MANIFEST, RESULT
+from trainers.checkpoints.commit import LARGEST_MANIFEST, MANIFEST, RESULT, parse_manifest
 from trainers.checkpoints.object_store import Remote
 from trainers.utils.progress import Reporter
 
@@ -145,9 +144,9 @@ class Uploads:
         first = self._result(stage)
         if first is not None and not is_result:
             return  # another machine finished the stage first
-        if first is None and self.remote.read(f"{name}/{MANIFEST}") != manifest:
+        if first is None and self.manifest(name) != manifest:
             self.remote.abort_uploads(content_name(name, manifest))
-            for file in json.loads(manifest):
+            for file in parse_manifest(manifest):
                 self._put(folder / file, content_name(name, manifest, file), True)
             self.remote.write(f"{name}/{MANIFEST}", manifest, only_first=is_result)
         if is_result:
@@ -155,18 +154,22 @@ class Uploads:
         for step in reversed(self.steps(stage)):
             if keep == 0:
                 self._remove(f"{stage}/{step}")
-            elif self.remote.read(f"{stage}/{step}/{MANIFEST}") is not None:  # else another machine is uploading it
+            elif self.manifest(f"{stage}/{step}") is not None:  # else another machine is uploading it
                 keep -= 1
 
     def _result(self, stage: str) -> bytes | None:
         """The manifest of a stage's result. One that did not fit its files is removed, so that another can be put."""
-        manifest = self.remote.read(f"{stage}/{RESULT}/{MANIFEST}")
+        manifest = self.manifest(f"{stage}/{RESULT}")
         if manifest in self.damaged:
             self.remote.remove(f"{stage}/{RESULT}/{MANIFEST}")
             return None
         return manifest
 
     # -- what is in the store ------------------------------------------------------------------------------------------
+
+    def manifest(self, folder: str) -> bytes | None:
+        """The manifest of a folder in the store, as it is there; None where there is none."""
+        return self.remote.read(f"{folder}/{MANIFEST}", LARGEST_MANIFEST)
 
     def steps(self, stage: str) -> list[str]:
         """The names of a stage's checkpoint folders in the store, oldest first."""
@@ -175,7 +178,7 @@ class Uploads:
     def remove_stale(self, stage: str) -> None:
         """Remove what other writers left beside the files of a stage's committed result."""
         result = f"{stage}/{RESULT}"
-        manifest = self.remote.read(f"{result}/{MANIFEST}")
+        manifest = self.manifest(result)
         if manifest is not None:
             for name in self.remote.names(result):
                 if name != MANIFEST and f"{result}/{name}" != content_name(result, manifest):

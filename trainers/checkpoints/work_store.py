@@ -12,6 +12,8 @@ Names are paths below that folder:
   one can be put then, so files beside it belong to a writer that died or will give up, and are removed.
 - Uploads run in the background (`trainers.checkpoints.uploads`), and training never waits for them. Whoever tells
   others of a result drains first.
+- Whoever may write to the store may put anything there. A manifest is read into a strict model, which knows only names
+  of files below its folder, before one of them is fetched; one of another shape counts as damaged.
 - A store that does not answer is waited for, however long. One that refuses us or does not exist is an error.
 
 What a killed process leaves of a large file is taken away when that file is put again or its folder goes; a bucket that
@@ -20,15 +22,15 @@ outlives studies wants a lifecycle rule for incomplete multipart uploads all the
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers.checkpoints import commit
-from trainers.checkpoints.commit import MANIFEST, RESULT
+from trainers.checkpoints.commit import MANIFEST, RESULT, parse_manifest
 from trainers.checkpoints.uploads import content_name, shared_uploads
-from trainers.errors import TrainingError
+from trainers.errors import TrainingError, first_line
 from trainers.job import Shared
 from trainers.utils.atomic import atomic_write
 from trainers.utils.locks import Locks
@@ -101,7 +103,7 @@ class Store:
         """Download the last whole checkpoint of a stage, if it is later than the one that is here."""
 
     def read(self, folder: Path, file: str) -> bytes | None:
-        """The contents of one file of a committed folder in the store, or None where the store does not have it."""
+        """The contents of one file of a committed folder in the store; None where it is not there, whole."""
         return None
 
     def files(self, folder: Path) -> list[Path]:
@@ -172,15 +174,18 @@ class RemoteStore(Store):
 
     def pull(self, folder: Path) -> bool:
         name = self._uploads.name(folder)
-        manifest = self._retry(self._remote.read, f"{name}/{MANIFEST}") or b""
+        manifest = self._retry(self._uploads.manifest, name)
+        if manifest is None:
+            return False
         try:
-            files: dict[str, str] = dict(json.loads(manifest))
+            files = parse_manifest(manifest)
             with commit.commit_folder(folder, files) as fresh:
                 for file in files:
                     self._report(f"fetching {self.url}/{name}, {file}")
                     (fresh / file).parent.mkdir(parents=True, exist_ok=True)
                     self._retry(self._remote.get, content_name(name, manifest, file), fresh / file)
-        except (ValueError, TypeError, TrainingError, FileNotFoundError):  # no manifest, or files that do not fit it
+        except (ValueError, TrainingError, FileNotFoundError) as error:  # no manifest, or files that do not fit it
+            self._report(f"{self.url}/{name}/{MANIFEST} does not count: {first_line(error)}")
             self._uploads.damaged.add(manifest)
             return False
         return True
@@ -205,8 +210,15 @@ class RemoteStore(Store):
 
     def read(self, folder: Path, file: str) -> bytes | None:
         name = self._uploads.name(folder)
-        manifest = self._retry(self._remote.read, f"{name}/{MANIFEST}")
-        return None if manifest is None else self._retry(self._remote.read, content_name(name, manifest, file))
+        manifest = self._retry(self._uploads.manifest, name)
+        if manifest is None:
+            return None
+        try:
+            digest = parse_manifest(manifest)[file]
+        except (ValueError, KeyError):
+            return None
+        content = self._retry(self._remote.read, content_name(name, manifest, file))
+        return content if content is not None and hashlib.sha256(content).hexdigest() == digest else None
 
     def files(self, folder: Path) -> list[Path]:
         return [folder / name for name in self._retry(self._remote.names, self._uploads.name(folder))]
