@@ -52,6 +52,10 @@ class PreemptedError(AcsearchError):
     """We were asked to stop and did, with all that was done committed; the same command goes on."""
 
 
+class WeightsError(AcsearchError):
+    """Pretrained weights cannot be used. The message goes on from their name: "come with an adapter ..."."""
+
+
 class StoreError(AcsearchError):
     """The work store cannot be used: its address, its bucket, or what we may do there."""
 

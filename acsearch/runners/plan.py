@@ -22,9 +22,10 @@ from trainers.connectors.base import connector_class
 from trainers.data.manifest import read_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
-from trainers.errors import ConfigError, DataError
+from trainers.errors import ConfigError, DataError, TrainingError
 from trainers.job import Expect, Stage
 from trainers.model.flops import ModelShape, stage_memory, training_flops
+from trainers.model.loading import llm_config, llm_shape
 from trainers.representation import Part, Representation
 
 _LLMS = Path(str(resources.files("trainers.model"))) / "llms.yaml"
@@ -120,7 +121,7 @@ def plan(config: StudyConfig, budget: int) -> Plan:
     llm = _llm_config(training.llm, home)
     expected = {stage.data: _expect(training, stage, home) for stage in (training.align, training.finetune)}
     registry = load_registry(*(home / name for name in training.encoders))
-    candidates, weights = [], _shape_of_llm(llm)
+    candidates, weights = [], ModelShape.of_llm(llm_shape(llm))
     disk = 0.0
     cached: dict[tuple[Part, str], float] = {}
     encoders: dict[Part, Encoder] = {}
@@ -200,26 +201,20 @@ def _expect(training: TrainingConfig, stage: Stage, home: Path) -> Expect:
 
 def _llm_config(llm: str, home: Path) -> Any:
     """A model's configuration: from its folder, the cache of the hub, or the table of known shapes."""
-    from transformers import AutoConfig
-
     folder = home / llm
     try:
-        name = str(folder) if folder.is_dir() else llm
-        return AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        return llm_config(str(folder) if folder.is_dir() else llm)
+    except TrainingError as error:
         known = yaml.safe_load(_LLMS.read_text(encoding="utf-8"))
+        if folder.is_dir():
+            raise ConfigError(str(error)) from error
         if llm not in known:
             raise ConfigError(
                 f"llm {llm}: no such folder, not in the hub's cache, and of unknown shape; known: {', '.join(known)}"
             ) from error
+        from transformers import AutoConfig
+
         return AutoConfig.for_model(**known[llm])
-
-
-def _shape_of_llm(config: Any) -> ModelShape:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return ModelShape.of_llm(AutoModelForCausalLM.from_config(config))
 
 
 def _shape(

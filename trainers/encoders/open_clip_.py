@@ -10,7 +10,6 @@ folder. There are no options.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,9 @@ from safetensors.torch import load_file
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+from trainers.encoders.weights import local_configuration, open_weights
 from trainers.errors import SpaceError
+from trainers.pretrained.tensors import check_fits
 
 with without("wandb"):  # it imports timm; see there
     import open_clip
@@ -68,25 +68,29 @@ def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtyp
         with device:
             model = _create(spec, _configuration(spec, local_configuration(spec, CONFIGURATION)), size)
         return OpenClipEncoder(spec, size, model.visual, layer, "meta").freeze(device, dtype)
-    weights = find_weights(spec, NAMES, CONFIGURATION)
-    model = _create(spec, _configuration(spec, weights.folder / CONFIGURATION), size)
-    table = {name: value for name, value in load_file(weights.file).items() if name.startswith("visual.")}
+    with open_weights(spec, NAMES, CONFIGURATION) as weights:
+        configuration = _configuration(spec, weights.configuration)
+        with torch.device("meta"):
+            shape = _create(spec, configuration, size)
+        check_fits(shape.visual, weights.size, resampled="positional_embedding")
+        model = _create(spec, configuration, size)
+        table = {name: value for name, value in load_file(weights.file).items() if name.startswith("visual.")}
     resize_pos_embed(table, model)
     try:
         model.visual.load_state_dict({name.removeprefix("visual."): value for name, value in table.items()})
     except RuntimeError as error:
         raise SpaceError(
-            f"the weights of {spec.name!r} ('{weights.file}') do not fit open_clip's {spec.model or 'model'}: "
+            f"the weights of {spec.name!r} ('{weights.source}') do not fit open_clip's {spec.model or 'model'}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
     return OpenClipEncoder(spec, size, model.visual, layer, weights.digest).freeze(device, dtype)
 
 
-def _configuration(spec: EncoderSpec, path: Path | None) -> dict[str, Any]:
+def _configuration(spec: EncoderSpec, described: dict[str, Any] | None) -> dict[str, Any]:
     """The model's configuration: open_clip's own of `model`, else the folder's."""
     known: dict[str, Any] | None = None if spec.model is None else open_clip.get_model_config(spec.model)
-    if known is None and spec.model is None and path is not None and path.is_file():
-        known = read_configuration(spec, path).get("model_cfg")
+    if known is None and spec.model is None and described is not None:
+        known = described.get("model_cfg")
     if known is None:
         raise SpaceError(
             f"open_clip has no model {spec.model!r} for {spec.name!r}; give one of open_clip.list_models() as 'model', "

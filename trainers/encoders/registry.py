@@ -28,7 +28,8 @@ from safetensors import SafetensorError
 
 from trainers.encoders.base import Encoder, Loader
 from trainers.encoders.spec import Checkpoint, EncoderSpec, Triple
-from trainers.errors import AcsearchError, ConfigError, SpaceError
+from trainers.errors import AcsearchError, ConfigError, SpaceError, WeightsError
+from trainers.pretrained.tensors import check_finite
 from trainers.representation import Part
 from trainers.utils.parsing import parse_yaml
 from trainers.utils.strict_yaml import StrictModel, first_problem
@@ -113,8 +114,12 @@ def make_encoder(
     with torch.random.fork_rng(devices=[]):  # towers are built with random weights before theirs are loaded
         try:
             encoder = load(spec, part.size, layer, device=torch.device(device), dtype=dtype)
+            if not encoder.mean.is_meta:
+                check_finite(encoder)
         except SafetensorError as error:
             raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', are damaged: {error}") from error
+        except WeightsError as error:
+            raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', {error}") from error
         except (AcsearchError, OSError, torch.OutOfMemoryError):  # a disk or a network that fails is tried again
             raise
         except Exception as error:  # whatever a library runs into with a configuration that it does not expect

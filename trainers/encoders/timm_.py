@@ -17,7 +17,7 @@ depth, num_classes, ...) over those of the folder's `model_args`; img_size is al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from inspect import signature
 from typing import Any
 
 import torch
@@ -25,12 +25,18 @@ import torch
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import find_weights, local_configuration, read_configuration
+from trainers.encoders.weights import Weights, local_configuration, open_weights
 from trainers.errors import SpaceError
+from trainers.pretrained.configuration import check_configuration
+from trainers.pretrained.tensors import check_fits
 
 with without("wandb"):  # for a summary that nobody asks for here: four seconds
     import timm
-    from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
+    from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg, is_model
+
+# Arguments that say where timm gets weights from and what it makes of a model, some of which are paths
+_OURS = frozenset({*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters})
+_OURS |= {"features_only", "out_indices", "device", "dtype"}
 
 
 class TimmEncoder(Encoder):
@@ -101,47 +107,52 @@ def load_as(
         with device:
             tower = _create(spec, architecture, arguments, size, None)
         return kind(spec, size, tower, layer, "meta").freeze(device, dtype)
-    weights = find_weights(spec, ("model.safetensors",), "config.json", bare=True)
-    is_file = weights.file == Path(spec.weights or "")  # described by its row alone
-    architecture, arguments, tag = _describe(spec, options, None if is_file else weights.folder / "config.json")
-    _refuse_wrong_gelu(spec, architecture, tag)
-    tower = _create(spec, architecture, arguments, size, weights.file)
+    with open_weights(spec, ("model.safetensors",), "config.json", bare=True) as weights:
+        architecture, arguments, tag = _describe(spec, options, weights.configuration)
+        _refuse_wrong_gelu(spec, architecture, tag)
+        with torch.device("meta"):
+            shape = _create(spec, architecture, arguments, size, None)
+        check_fits(shape, weights.size, resampled="pos")
+        tower = _create(spec, architecture, arguments, size, weights)
     return kind(spec, size, tower, layer, weights.digest).freeze(device, dtype)
 
 
 def _describe(
-    spec: EncoderSpec, options: Mapping[str, Any], configuration: Path | None
+    spec: EncoderSpec, options: Mapping[str, Any], described: dict[str, Any] | None
 ) -> tuple[str | None, dict[str, Any], str | None]:
     """The architecture, its arguments and the weights' tag, as the row and a config.json in timm's format say."""
-    if configuration is None or not configuration.is_file():
-        return spec.model, dict(options), None
-    described = read_configuration(spec, configuration)
+    described = described or {}
     arguments = {**described.get("model_args", {}), **options}
+    if own := arguments.keys() & _OURS:
+        raise SpaceError(
+            f"{min(own)!r} among the arguments of {spec.name!r} is no property of a tower but of how timm loads one, "
+            "which acsearch decides; remove it"
+        )
+    check_configuration(arguments)
     return spec.model or described.get("architecture"), arguments, described.get("pretrained_cfg", {}).get("tag")
 
 
-def _create(spec: EncoderSpec, name: str | None, arguments: dict[str, Any], size: int, file: Path | None) -> Any:
-    """The whole tower at `size`, with the weights of `file` (all of them: timm is strict as long as classes agree)."""
+def _create(spec: EncoderSpec, name: str | None, arguments: dict[str, Any], size: int, weights: Weights | None) -> Any:
+    """The whole tower at `size`, with the weights (all of them: timm is strict as long as classes agree)."""
     if name is None or not is_model(name.partition(".")[0]):
         raise SpaceError(
             f"{name!r} of the encoder {spec.name!r} is not a model of timm {timm.__version__}; 'model' in its row, or "
             "'architecture' in its folder's config.json, must be one"
         )
     _refuse_wrong_gelu(spec, name, None)
-    overlay: dict[str, Any] = {"file": str(file), "custom_load": False}
+    overlay: dict[str, Any] = {"file": str(weights.file) if weights else None, "custom_load": False}
     if "num_classes" in arguments:
         overlay["num_classes"] = arguments["num_classes"]
-    takes_any_size = arguments.pop("takes_any_size", not _known(name).fixed_input_size)
-    if takes_any_size:
-        arguments.pop("img_size", None)
-    else:
+    takes_any_size = arguments.get("takes_any_size", not _known(name).fixed_input_size)
+    arguments = {key: value for key, value in arguments.items() if key not in ("takes_any_size", "img_size")}
+    if not takes_any_size:
         arguments["img_size"] = size
     try:
-        return timm.create_model(name, pretrained=file is not None, pretrained_cfg_overlay=overlay, **arguments)
+        return timm.create_model(name, pretrained=weights is not None, pretrained_cfg_overlay=overlay, **arguments)
     except (RuntimeError, TypeError, KeyError) as error:
         raise SpaceError(
             f"timm cannot build {name!r} for {spec.name!r} at {size} pixels"
-            + (f" with the weights '{file}'" if file else "")
+            + (f" with the weights '{weights.source}'" if weights else "")
             + f": {' '.join(str(error).split())[:300]}"
         ) from error
 

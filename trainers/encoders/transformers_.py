@@ -25,8 +25,10 @@ from transformers.utils import logging
 
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import find_weights, local_configuration
+from trainers.encoders.weights import local_configuration, open_weights
 from trainers.errors import SpaceError
+from trainers.pretrained.configuration import check_configuration, make_config
+from trainers.pretrained.tensors import check_fits
 
 Inputs = Callable[[torch.Tensor, int], dict[str, Any]]
 
@@ -129,40 +131,33 @@ def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtyp
         SpaceError: the model type is unknown, or the weights do not fit it.
     """
     if device.type == "meta":
-        local = local_configuration(spec, "config.json")
-        found = (
-            _read(spec, str(local.parent))
-            if local
-            else transformers.AutoConfig.for_model(spec.model or "", **spec.options)
-        )
-        config = _vision(spec, found)
+        config = _vision(spec, _described(spec))
         family, position = _cut(spec, config, size, layer)
-        with device:
-            tower = getattr(transformers, family.model)(config)
-        return TransformersEncoder(spec, size, tower, position, "meta", family).freeze(device)
-    weights = find_weights(spec, ("model.safetensors", "model.safetensors.index.json"), "config.json")
-    folder = str(weights.folder)
-    config = _vision(spec, _read(spec, folder))
-    family, position = _cut(spec, config, size, layer)
-    try:
-        with _quietly():
-            tower, report = getattr(transformers, family.model).from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SpaceError(
-            f"transformers cannot load the weights of {spec.name!r} in '{folder}': {' '.join(str(error).split())[:300]}"
-        ) from error
+        return TransformersEncoder(spec, size, _shape(family, config), position, "meta", family).freeze(device)
+    with open_weights(spec, ("model.safetensors", "model.safetensors.index.json"), "config.json") as weights:
+        config = _vision(spec, _read(spec, weights.configuration))
+        family, position = _cut(spec, config, size, layer)
+        check_fits(_shape(family, config), weights.size)
+        try:
+            with _quietly():
+                tower, report = getattr(transformers, family.model).from_pretrained(
+                    weights.folder,
+                    config=config,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise SpaceError(
+                f"transformers cannot load the weights of {spec.name!r} in '{weights.source}': "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
     missing = [key for key in report["missing_keys"] if key.startswith(("embeddings.", family.layers + "."))]
     if missing:
         raise SpaceError(
-            f"the weights of {spec.name!r} in '{folder}' lack {len(missing)} tensors, such as {missing[0]!r}"
+            f"the weights of {spec.name!r} in '{weights.source}' lack {len(missing)} tensors, such as {missing[0]!r}"
         )
     return TransformersEncoder(spec, size, tower, position, weights.digest, family).freeze(device)
 
@@ -181,14 +176,27 @@ def _quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read(spec: EncoderSpec, folder: str) -> Any:
+def _described(spec: EncoderSpec) -> Any:
+    """The configuration for the shape alone: that of a local folder, else what the row says."""
+    if (local := local_configuration(spec, "config.json")) is not None:
+        return _read(spec, local)
+    check_configuration(spec.options)
+    return transformers.AutoConfig.for_model(spec.model or "", **spec.options)
+
+
+def _read(spec: EncoderSpec, described: dict[str, Any] | None) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return make_config(described or {})
     except (OSError, ValueError) as error:
         raise SpaceError(
-            f"transformers {transformers.__version__} cannot read the configuration of {spec.name!r} in '{folder}', "
-            f"and acsearch never runs a repository's own code: {' '.join(str(error).split())[:200]}"
+            f"transformers {transformers.__version__} cannot read the configuration of {spec.name!r} in "
+            f"'{spec.weights}', and acsearch never runs a repository's own code: {' '.join(str(error).split())[:200]}"
         ) from error
+
+
+def _shape(family: Tower, config: Any) -> Any:
+    with torch.device("meta"):
+        return getattr(transformers, family.model)(config)
 
 
 def _vision(spec: EncoderSpec, config: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,27 @@ from trainers.encoders.registry import load_registry
 from trainers.errors import TrainingError, first_line
 from trainers.job import Parts, Tune
 from trainers.model.multimodal import MultimodalModel
+from trainers.pretrained.configuration import make_config, parse_configuration
+from trainers.pretrained.files import Pretrained, download, read_files
+from trainers.pretrained.tensors import check_finite, check_fits
 from trainers.representation import parse
 
 WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
+
+# The files of a language model
+_CONFIG, _WEIGHTS = "config.json", ("model.safetensors", "model.safetensors.index.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
 
 
 def build_model(
@@ -53,7 +71,8 @@ def build_model(
 def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokenizer]:
     """Load a causal language model and its fast tokenizer; safetensors only, no remote code.
 
-    Of its generation settings only the tokens that end a text are kept: we generate greedily.
+    The libraries are shown its files alone (see `trainers.pretrained`). Of its generation settings only the tokens that
+    end a text are kept: we generate greedily.
 
     Args:
         name: a hub id or a folder.
@@ -69,20 +88,31 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
     talkative = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of what does not fit becomes our error
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        files = _read_files(name, (_CONFIG, "generation_config.json", *_TOKENIZER), _WEIGHTS)
+        config = make_config(parse_configuration(files.texts.get(_CONFIG, b"")))
+        check_fits(llm_shape(config), files.size)
+        with files.private_folder() as folder:
+            llm, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            tokenizer = _tokenizer(files, folder)
+        check_finite(llm)
     except Exception as error:  # whatever transformers runs into with a configuration that it does not expect
         raise _unavailable(name, error) from error
     finally:
         logging.set_verbosity(talkative)
-    llm, report = loaded
     if missing := report["missing_keys"]:  # transformers would have them start at random
         raise TrainingError(
             f"language model {name}: its weights are not whole: {len(missing)} are missing, such as {min(missing)}"
         )
     llm.generation_config = GenerationConfig(eos_token_id=llm.generation_config.eos_token_id)
-    return llm, load_tokenizer(name)
+    return llm, tokenizer
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -96,18 +126,56 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         TrainingError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils.hub import cached_file
-
     try:
-        cached_file(name, "tokenizer.json")
-        kind: Any = PreTrainedTokenizerFast
-    except OSError:  # older models come with sentencepiece's file alone
-        kind = AutoTokenizer
-    try:
-        return kind.from_pretrained(name, use_fast=True, trust_remote_code=False)
+        files = _read_files(name, (_CONFIG, *_TOKENIZER))
+        with files.private_folder() as folder:
+            return _tokenizer(files, folder)
     except Exception as error:  # the tokenizers library raises plain Exceptions for what it cannot read
         raise _unavailable(name, error) from error
+
+
+def llm_config(name: str) -> Any:
+    """The configuration of a language model that is here, in a folder or the cache of the hub.
+
+    Args:
+        name: a hub id or a folder.
+
+    Raises:
+        TrainingError: it is not here, or cannot be used.
+    """
+    try:
+        files = _read_files(name, (_CONFIG,), local=True)
+        return make_config(parse_configuration(files.texts[_CONFIG]))
+    except Exception as error:  # as above
+        raise _unavailable(name, error) from error
+
+
+def llm_shape(config: Any) -> Any:
+    """A causal language model on the meta device, without weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _read_files(name: str, texts: Sequence[str], weights: Sequence[str] = (), *, local: bool = False) -> Pretrained:
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = download(name, None, texts, weights, local=local)
+    files = read_files(folder, texts, weights)
+    for text in (_CONFIG, "tokenizer_config.json"):
+        if text in files.texts:
+            parse_configuration(files.texts[text])
+    return files
+
+
+def _tokenizer(files: Pretrained, folder: Path) -> Tokenizer:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # older models come with sentencepiece's file alone
+    kind: Any = PreTrainedTokenizerFast if "tokenizer.json" in files.texts else AutoTokenizer
+    found: Tokenizer = kind.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    return found
 
 
 def _unavailable(name: str, error: Exception) -> TrainingError:

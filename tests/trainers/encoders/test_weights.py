@@ -36,19 +36,23 @@ def test_pickles_are_refused(tmp_path, checkpoints, kind, file):
 
 
 @pytest.mark.parametrize("kind", ["clip_vision_model", "not_in_transformers"])
-def test_a_repositorys_code_never_runs(tmp_path, checkpoints, kind):
+@pytest.mark.parametrize("named", [True, False])
+def test_a_repositorys_code_never_runs(tmp_path, checkpoints, kind, named):
     config = json.loads((checkpoints / "clip_vision_model" / "config.json").read_text())
-    config |= {"model_type": kind, "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    config |= {"model_type": kind}
+    if named:
+        config |= {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
     source = checkpoints / "clip_vision_model" / "model.safetensors"
     (tmp_path / "model.safetensors").write_bytes(source.read_bytes())
     given = spec("transformers", tmp_path)
-    if kind in TOWERS:
+    if kind in TOWERS and not named:
         expected = make(specs(checkpoints)[kind]).encode(PIXELS, SEEDS)
-        assert torch.equal(make(given).encode(PIXELS, SEEDS), expected)  # by transformers' own class
+        assert torch.equal(make(given).encode(PIXELS, SEEDS), expected)
     else:
-        with pytest.raises(SpaceError, match="never runs a repository's own code"):
+        message = "config.json': 'auto_map' is for code" if named else "never runs a repository's own code"
+        with pytest.raises(SpaceError, match=message):
             make(given)
     assert not (tmp_path / "ran").exists()
 
@@ -107,7 +111,7 @@ def test_hub_weights_are_safetensors_pinned_by_commit(tmp_path, checkpoints, mon
 
     asked = {}
 
-    def snapshot(repo, *, revision, allow_patterns):
+    def snapshot(repo, *, revision, allow_patterns, local_files_only):
         asked.update(repo=repo, revision=revision, patterns=allow_patterns)
         return str(tmp_path / "snapshots" / "0f1e2d")
 
@@ -126,9 +130,7 @@ def test_hub_weights_are_safetensors_pinned_by_commit(tmp_path, checkpoints, mon
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    message = (
-        "cannot get the weights of 'tiny', 'someone/tiny' .* at revision 'v1': no connection; .*path of a local folder"
-    )
+    message = "the weights of .tiny., .someone/tiny. .* at revision .v1., cannot be had: no connection; .*local folder"
     with pytest.raises(SpaceError, match=message):
         make(given)
 
