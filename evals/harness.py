@@ -2,7 +2,7 @@
 
 lmms-eval seeds the global generators, prints, retries bugs for eight seconds and hides them in a RetryError. Here the
 generators are put back, its output goes to a file, and an error is one sentence. It has Pillow take half a picture for
-a whole one; here only while it evaluates.
+a whole one; here only while it evaluates. Meanwhile Pillow opens the formats of `trainers.encoders.images` alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from evals.definition import task_config
 from evals.output_capture import Muted, muted
 from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
+from trainers.encoders.images import known_formats
 from trainers.errors import AcsearchError, EvaluationError
 from trainers.utils.progress import BenchmarkCallback
 
@@ -90,7 +91,7 @@ class Harness:
         started = time.perf_counter()
         if limit is not None:
             limit = math.ceil(limit / benchmark.rows) * benchmark.rows
-        with _random_states(), _truncated_images(), muted(self._log) as terminal, _named(benchmark.name):
+        with _random_states(), _images(), muted(self._log) as terminal, _named(benchmark.name):
             results = self._evaluate(benchmark, data, limit, terminal)
             if results is None:
                 return {}
@@ -226,10 +227,11 @@ def _random_states() -> Iterator[None]:
 
 
 @contextmanager
-def _truncated_images() -> Iterator[None]:
-    """Let Pillow take half a picture for a whole one, as lmms-eval does for the pictures of benchmarks."""
+def _images() -> Iterator[None]:
+    """Let Pillow take half a picture for a whole one, as lmms-eval does, but open no other formats than we do."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
-        yield
+        with known_formats():
+            yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before

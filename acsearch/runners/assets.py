@@ -65,7 +65,9 @@ class StudyAssets:
     @cached_property
     def llm_identity(self) -> str:
         local = Path(self.llm)
-        return digest([digest_of(path) for path in sorted(local.iterdir())]) if local.is_dir() else self.llm
+        if not local.is_dir():
+            return self.llm
+        return digest([digest_of(path) for path in sorted(local.iterdir()) if path.is_file()])
 
     @property
     def data(self) -> Path:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from evals import Benchmark, evaluate
-from support import ROOT
+from support import ROOT, ghostscript
 from support.evaluation import COUNT, GIVEN, Oracle, run
 from trainers.errors import EvaluationError
 
@@ -65,6 +68,19 @@ def test_failures_are_one_sentence_that_names_the_benchmark(tmp_path: Path, ques
     torn["micro_count"].write_bytes(questions["micro_count"].read_bytes()[:-100])
     assert failing(count, torn).startswith("micro_count: lmms-eval failed: ")
     assert "IndexError" in failing(count, questions, Oracle([]))
+
+
+def test_postscript_among_the_images_does_not_reach_ghostscript(
+    tmp_path: Path, questions: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, formats = ghostscript.install(tmp_path, monkeypatch), Image.ID.copy()
+    rows = pq.read_table(questions["micro_count"]).to_pylist()
+    rows[3]["image"] = {"bytes": ghostscript.eps(), "path": "3.png"}
+    pq.write_table(pa.Table.from_pylist(rows), questions["micro_count"])
+    with pytest.raises(EvaluationError, match="micro_count: .*cannot identify image file"):
+        run(Oracle(GIVEN), tmp_path / "out", questions)
+    assert not ran.exists()
+    assert set(Image.ID) >= set(formats)
 
 
 def test_likelihoods_choose_the_likeliest(tmp_path: Path, questions: dict[str, Path]) -> None:

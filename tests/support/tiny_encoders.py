@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import save_file
 
 from trainers.encoders import Encoder, EncoderSpec, Registry, make_encoder
+from trainers.encoders.transformers_ import TOWERS
 from trainers.representation import Part
 
 HALF = (0.5, 0.5, 0.5)
@@ -97,6 +98,24 @@ def write_timm(weights: Path, folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(weights.read_bytes())
+
+
+def write_checkpoints(root: Path) -> Path:
+    """One folder for each family of transformers; "clip" a whole CLIP; "timm" and "open_clip" the same tower again."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for kind, (_, values) in FAMILIES.items():
+            config = transformers.AutoConfig.for_model(kind, **{**SHAPE, **values})
+            shuffle_weights(getattr(transformers, TOWERS[kind].model)(config)).save_pretrained(root / kind)
+        vision = json.loads((root / "clip_vision_model" / "config.json").read_text())
+        text = {**SHAPE, "vocab_size": 8, "max_position_embeddings": 4, "eos_token_id": 7}
+        clip = shuffle_weights(
+            transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+        )
+        clip.save_pretrained(root / "clip")
+        write_open_clip(clip, root / "open_clip")
+        write_timm(root / "open_clip" / "open_clip_model.safetensors", root / "timm")
+    return root
 
 
 def specs(checkpoints: Path) -> dict[str, EncoderSpec]:

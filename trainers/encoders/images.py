@@ -6,13 +6,16 @@ geometry; what moves points (keypoints, boxes) and what moves pixels agree becau
 
     96 x 72 letterboxed to 64:  scale 2/3, content 64 x 48, offset (0, 8)
 
-PIL does the work, since torchvision.io is missing beside a CPU build of torch.
+PIL does the work, since torchvision.io is missing beside a CPU build of torch. It goes by a file's content, whatever
+the file is called, and knows formats that run other programs (EPS: Ghostscript); so it may try `FORMATS` alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from trainers.errors import DataError
 LETTERBOX = "letterbox"
 SQUASH = "squash"
 POLICIES = (LETTERBOX, SQUASH)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
 
 
 @dataclass(frozen=True)
@@ -127,14 +131,25 @@ def open_image(source: bytes | Path) -> Image.Image:
         DataError: it cannot be read; the message names the source.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         named = f"{len(source)} bytes" if isinstance(source, bytes) else f"'{source}'"
-        reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(
             f"cannot read an image from {named}: {reason}; expected an image file such as PNG or JPEG"
         ) from error
+
+
+@contextmanager
+def known_formats() -> Iterator[None]:
+    """Within the block all of this process opens images of `FORMATS` alone: for libraries that open them themselves."""
+    Image.init()
+    every, Image.ID[:] = Image.ID.copy(), [name for name in Image.ID if name in FORMATS]
+    try:
+        yield
+    finally:
+        Image.ID[:] = every
 
 
 def _rgb(image: Image.Image) -> Image.Image:

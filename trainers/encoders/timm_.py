@@ -25,9 +25,8 @@ import torch
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import Weights, local_configuration, open_weights
+from trainers.encoders.weights import Weights, check_options, local_configuration, open_weights
 from trainers.errors import SpaceError
-from trainers.pretrained.configuration import check_configuration
 from trainers.pretrained.tensors import check_fits
 
 with without("wandb"):  # for a summary that nobody asks for here: four seconds
@@ -128,7 +127,7 @@ def _describe(
             f"{min(own)!r} among the arguments of {spec.name!r} is no property of a tower but of how timm loads one, "
             "which acsearch decides; remove it"
         )
-    check_configuration(arguments)
+    check_options(spec, options)
     return spec.model or described.get("architecture"), arguments, described.get("pretrained_cfg", {}).get("tag")
 
 

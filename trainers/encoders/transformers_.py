@@ -25,9 +25,9 @@ from transformers.utils import logging
 
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import local_configuration, open_weights
+from trainers.encoders.weights import check_options, local_configuration, open_weights
 from trainers.errors import SpaceError
-from trainers.pretrained.configuration import check_configuration, make_config
+from trainers.pretrained.configuration import make_config
 from trainers.pretrained.tensors import check_fits
 
 Inputs = Callable[[torch.Tensor, int], dict[str, Any]]
@@ -180,7 +180,7 @@ def _described(spec: EncoderSpec) -> Any:
     """The configuration for the shape alone: that of a local folder, else what the row says."""
     if (local := local_configuration(spec, "config.json")) is not None:
         return _read(spec, local)
-    check_configuration(spec.options)
+    check_options(spec, spec.options)
     return transformers.AutoConfig.for_model(spec.model or "", **spec.options)
 
 

@@ -7,7 +7,7 @@ pickles, adapters and configurations that ask for more than a tower, and never r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from trainers.encoders.spec import EncoderSpec
 from trainers.errors import SpaceError, WeightsError
-from trainers.pretrained.configuration import parse_configuration
+from trainers.pretrained.configuration import check_configuration, parse_configuration
 from trainers.pretrained.files import Pretrained, download, pickle_message, read_file, read_files
 
 
@@ -104,6 +104,18 @@ def local_configuration(spec: EncoderSpec, configuration: str) -> dict[str, Any]
     if not path.is_absolute() or not path.is_file():
         return None
     return _parse(spec, path, _read_folder(spec, path.parent, (), configuration).texts[configuration])
+
+
+def check_options(spec: EncoderSpec, options: Mapping[str, Any]) -> None:
+    """Check what an encoder's row says of its configuration.
+
+    Raises:
+        SpaceError: it asks for what acsearch refuses; the message names the key.
+    """
+    try:
+        check_configuration(options)
+    except WeightsError as error:
+        raise SpaceError(f"cannot use the options of {spec.name!r}: {error}") from error
 
 
 def _parse(spec: EncoderSpec, path: Path, content: bytes) -> dict[str, Any]:

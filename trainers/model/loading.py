@@ -16,7 +16,7 @@ from trainers.connectors.base import make_connector
 from trainers.data.templates import Tokenizer
 from trainers.encoders.joined import build_representation
 from trainers.encoders.registry import load_registry
-from trainers.errors import TrainingError, first_line
+from trainers.errors import TrainingError, WeightsError, first_line
 from trainers.job import Parts, Tune
 from trainers.model.multimodal import MultimodalModel
 from trainers.pretrained.configuration import make_config, parse_configuration
@@ -89,7 +89,7 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
     logging.set_verbosity_error()  # its report of what does not fit becomes our error
     try:
         files = _read_files(name, (_CONFIG, "generation_config.json", *_TOKENIZER), _WEIGHTS)
-        config = make_config(parse_configuration(files.texts.get(_CONFIG, b"")))
+        config = _config(files)
         check_fits(llm_shape(config), files.size)
         with files.private_folder() as folder:
             llm, report = AutoModelForCausalLM.from_pretrained(
@@ -144,8 +144,7 @@ def llm_config(name: str) -> Any:
         TrainingError: it is not here, or cannot be used.
     """
     try:
-        files = _read_files(name, (_CONFIG,), local=True)
-        return make_config(parse_configuration(files.texts[_CONFIG]))
+        return _config(_read_files(name, (_CONFIG,), local=True))
     except Exception as error:  # as above
         raise _unavailable(name, error) from error
 
@@ -164,9 +163,17 @@ def _read_files(name: str, texts: Sequence[str], weights: Sequence[str] = (), *,
         folder = download(name, None, texts, weights, local=local)
     files = read_files(folder, texts, weights)
     for text in (_CONFIG, "tokenizer_config.json"):
-        if text in files.texts:
-            parse_configuration(files.texts[text])
+        try:
+            parse_configuration(files.texts.get(text, b"{}"))
+        except WeightsError as error:
+            raise WeightsError(f"cannot be used: {text}: {error}") from error
     return files
+
+
+def _config(files: Pretrained) -> Any:
+    if _CONFIG not in files.texts:
+        raise WeightsError(f"come without {_CONFIG}")
+    return make_config(parse_configuration(files.texts[_CONFIG]))
 
 
 def _tokenizer(files: Pretrained, folder: Path) -> Tokenizer:
@@ -179,6 +186,8 @@ def _tokenizer(files: Pretrained, folder: Path) -> Tokenizer:
 
 
 def _unavailable(name: str, error: Exception) -> TrainingError:
+    if isinstance(error, WeightsError):
+        return TrainingError(f"language model {name}: its weights {error}")
     reason = first_line(error)
     return TrainingError(f"language model {name}: cannot be loaded: {reason}; give a hub id or a folder")
 

@@ -46,7 +46,7 @@ _IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention; any other name may b
 _BOUNDS = (
     (re.compile("theta|base$|max_length$"), -math.inf, math.inf),  # no sizes; tokenizers have a max_length of 10^30
     (re.compile("^(patch|image|hidden|vocab)_size$"), 1, 2**24),
-    (re.compile("(layers?|depths?|blocks|stages)$"), 0, 1_000),
+    (re.compile("(layers?|depths?|blocks|stages)$"), 0, 256),
     (re.compile("experts"), 0, 10_000),
     (re.compile("(labels|classes)$"), 0, 1_000_000),
     (re.compile(""), -(2**24), 2**24),

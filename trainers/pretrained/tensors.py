@@ -22,7 +22,9 @@ def check_fits(shape: nn.Module, size: int, *, resampled: str | None = None) -> 
     named = shape.named_parameters()
     weights = sum(weight.numel() for name, weight in named if resampled is None or resampled not in name)
     if weights > size:
-        raise WeightsError(f"describes a model of {weights:,} weights, and the files have {size:,} bytes")
+        raise WeightsError(
+            f"do not fit: their configuration describes {weights:,} weights, and the files have {size:,} bytes"
+        )
 
 
 def check_finite(model: nn.Module) -> None:
