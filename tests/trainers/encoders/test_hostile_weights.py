@@ -208,6 +208,36 @@ def test_a_link_may_lead_within_the_folder_and_into_the_hubs_cache(
         make(spec)
 
 
+def test_of_a_hub_the_shards_come_that_the_index_names(
+    checkpoints: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is not there in tests: its cache is played by a folder, with what else was once fetched into it."""
+    spec = given(checkpoints, folder)
+    expected = make(spec).encode(PIXELS, SEEDS)
+    where = shard(folder)
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / "0f1e2d"
+    shutil.copytree(folder, snapshot.parent.parent / "blobs")
+    snapshot.mkdir(parents=True)
+    for path in folder.iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    asked = []
+
+    def fetch(repository: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((revision, {*allow_patterns}))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    spec = replace(spec, weights="someone/tiny", revision="v1")
+    with opened(snapshot.parent.parent) as files:
+        assert torch.equal(make(spec).encode(PIXELS, SEEDS), expected)
+    assert files == {f"blobs/{name}" for name in ("config.json", INDEX, *where.values())}
+    first = {"config.json", "model.safetensors", INDEX, "adapter_config.json"}
+    assert asked == [("v1", first), ("0f1e2d", {*where.values()})]
+    (snapshot / "adapter_config.json").write_text("{}")
+    with pytest.raises(SpaceError, match="the weights of 'tiny', 'someone/tiny', come with an adapter"):
+        make(spec)
+
+
 # -- configurations ----------------------------------------------------------------------------------------------------
 
 ASKED = {
