@@ -138,5 +138,5 @@ def _snapshot(spec: EncoderSpec, names: Sequence[str], configuration: str) -> Pa
         at = f" at revision {spec.revision!r}" if spec.revision else ""
         raise SpaceError(
             f"the weights of {spec.name!r}, {spec.weights!r} on the Hugging Face hub{at}, {error}; to use a copy, "
-            f" add {spec.name!r} to your encoders.yaml with 'weights' as the path of a local folder"
+            f"add {spec.name!r} to your encoders.yaml with 'weights' as the path of a local folder"
         ) from error

@@ -160,11 +160,14 @@ def llm_shape(config: Any) -> Any:
 def _read_files(name: str, texts: Sequence[str], weights: Sequence[str] = (), *, local: bool = False) -> Pretrained:
     folder = Path(name)
     if not folder.is_dir():
-        folder = download(name, None, texts, weights, local=local)
+        try:
+            folder = download(name, None, texts, weights, local=local)
+        except WeightsError as error:
+            raise WeightsError(f"{error}; give a hub id or a folder") from error
     files = read_files(folder, texts, weights)
     for text in (_CONFIG, "tokenizer_config.json"):
         try:
-            parse_configuration(files.texts.get(text, b"{}"))
+            parse_configuration(files.texts.get(text, b"{}"), sizes=text == _CONFIG)
         except WeightsError as error:
             raise WeightsError(f"cannot be used: {text}: {error}") from error
     return files

@@ -44,17 +44,22 @@ _IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention; any other name may b
 
 # Between what the integers of a key must lie, by what its name is like; the first pattern that fits counts
 _BOUNDS = (
-    (re.compile("theta|base$|max_length$"), -math.inf, math.inf),  # no sizes; tokenizers have a max_length of 10^30
+    (re.compile("theta|base$"), -math.inf, math.inf),  # of rotary positions, which are no sizes
     (re.compile("^(patch|image|hidden|vocab)_size$"), 1, 2**24),
-    (re.compile("(layers?|depths?|blocks|stages)$"), 0, 256),
-    (re.compile("experts"), 0, 10_000),
+    (re.compile("^(num_hidden_layers|depth)$"), 0, 256),
+    (re.compile("(layers?|depths?|blocks|stages)$"), -256, 256),  # also which ones, counted from the end
+    (re.compile("experts"), -(2**15), 2**15),
     (re.compile("(labels|classes)$"), 0, 1_000_000),
     (re.compile(""), -(2**24), 2**24),
 )
 
 
-def parse_configuration(content: bytes) -> dict[str, Any]:
+def parse_configuration(content: bytes, *, sizes: bool = True) -> dict[str, Any]:
     """Read a configuration in JSON.
+
+    Args:
+        content: of the file.
+        sizes: whether its numbers are sizes; those of a tokenizer are not, and may be 10^30.
 
     Raises:
         WeightsError: it is no JSON object of a configuration's size, or asks for what is refused; the message says why.
@@ -67,12 +72,16 @@ def parse_configuration(content: bytes) -> dict[str, Any]:
         raise WeightsError(str(error)) from error
     if not isinstance(found, dict):
         raise WeightsError("it is not a JSON object")
-    check_configuration(found)
+    check_configuration(found, sizes=sizes)
     return found
 
 
-def check_configuration(configuration: Mapping[str, Any]) -> None:
+def check_configuration(configuration: Mapping[str, Any], *, sizes: bool = True) -> None:
     """Check what a configuration asks for.
+
+    Args:
+        configuration: its keys and values.
+        sizes: as in `parse_configuration`.
 
     Raises:
         WeightsError: it asks for what is refused; the message names the key.
@@ -82,7 +91,7 @@ def check_configuration(configuration: Mapping[str, Any]) -> None:
             raise WeightsError(f"{key!r} {REFUSED[key]}")
         if key.endswith(("_implementation", "_implementation_internal")) and value not in _IMPLEMENTATIONS:
             raise WeightsError(f"{key!r} is {value!r:.80}; acsearch takes eager or sdpa, and no kernels of others")
-        if isinstance(value, int) and not isinstance(value, bool):
+        if sizes and isinstance(value, int) and not isinstance(value, bool):
             least, most = next(bounds for pattern, *bounds in _BOUNDS if pattern.search(key))
             if not least <= value <= most:
                 raise WeightsError(f"{key!r} is {value!r:.40}; it must be from {least} to {most}")
