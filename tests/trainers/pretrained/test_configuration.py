@@ -20,12 +20,7 @@ def test_no_model_that_transformers_knows_is_refused() -> None:
     for kind in CONFIG_MAPPING_NAMES:
         try:
             content = json.dumps(transformers.AutoConfig.for_model(kind).to_dict(), default=str).encode()
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-            ImportError,
-        ):  # without defaults, or of a library that is not here
+        except Exception:  # without defaults, or of a library that is not here
             continue
         known += 1
         try:
