@@ -18,6 +18,7 @@ import yaml
 
 from evals.benchmarks import Benchmark
 from trainers.errors import EvaluationError
+from trainers.utils.regular_files import open_regular
 
 _END = 1 << 20  # bytes of either end of a file that its digest covers
 
@@ -72,7 +73,7 @@ def data_digest(data: Path) -> str:
     for path in [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file()):
         size = path.stat().st_size
         content.update(f"{path.relative_to(data).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content.update(file.read(_END))
             if size > _END:
                 file.seek(max(_END, size - _END))

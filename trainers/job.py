@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainers.errors import TrainingError
+from trainers.utils.regular_files import read_text
 from trainers.utils.strict_yaml import StrictModel
 
 Count = Annotated[int, Field(ge=1, le=10**12)]  # beyond, sums over it are no exact floats any more
@@ -192,6 +193,6 @@ def read_job(path: Path) -> Job:
         TrainingError: the file cannot be read, or is not a job.
     """
     try:
-        return Job.model_validate_json(path.read_text(encoding="utf-8"))
+        return Job.model_validate_json(read_text(path))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: not a training job: {error}") from error

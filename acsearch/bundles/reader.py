@@ -22,6 +22,7 @@ from acsearch import __version__
 from acsearch.bundles.writer import BLOCK, CHUNK, FORMAT, MANIFEST, STUDY, TRAILER, Entry, Manifest, header
 from acsearch.errors import BundleError
 from trainers.checkpoints import commit
+from trainers.utils.regular_files import open_regular
 
 if TYPE_CHECKING:
     import zstandard
@@ -54,7 +55,7 @@ class Archive:
         self.path, self._limit = path, limit
         self.texts: dict[str, bytes] = {}
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._file: BinaryIO = open_regular(path)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from error
         try:

@@ -48,6 +48,7 @@ def split(
     import numpy as np
 
     from trainers.data.manifest import read_manifest
+    from trainers.utils.regular_files import read_text
 
     if manifest.suffix != ".json":
         raise ConfigError(f"{manifest}: only LLaVA's JSON is split here")
@@ -56,7 +57,7 @@ def split(
     if heldout >= len(with_image):
         raise ConfigError(f"--heldout {heldout}: {manifest} has {len(with_image)} samples with an image")
     chosen = set(np.random.default_rng(seed).choice(with_image, heldout, replace=False).tolist())
-    records = json.loads(manifest.read_text(encoding="utf-8"))
+    records = json.loads(read_text(manifest))
     for part, take in (("train", False), ("heldout", True)):
         target = manifest.with_name(f"{manifest.stem}-{part}.json")
         if target.exists():

@@ -18,6 +18,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from trainers.errors import ConfigError
+from trainers.utils.regular_files import read_text
 from trainers.utils.strict_yaml import StrictModel
 from trainers.utils.suggest import suggest
 
@@ -107,7 +108,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not TOML, or has an unknown key or a wrong value.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -21,6 +21,7 @@ from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Tokenizer, To
 from trainers.encoders.images import open_image
 from trainers.errors import DataError
 from trainers.utils.parsing import parse_json
+from trainers.utils.regular_files import open_regular, read_text
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
 _SHOWN = 5  # problems that an error lists
@@ -212,7 +213,7 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest file, and of the names, sizes and times of the image files that it points to."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             content = hashlib.file_digest(file, "sha256")
         for index in range(len(self)):
             try:
@@ -250,7 +251,7 @@ def read_manifest(path: Path, images: Path | None = None) -> Manifest:
         if path.suffix == ".parquet":
             rows: Rows = _Parquet(_read_parquet(path), folder)
         elif path.suffix == ".json":
-            records = parse_json(path.read_text(encoding="utf-8"))
+            records = parse_json(read_text(path))
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
                 raise DataError(f"{path}: must be a list of samples, as LLaVA's manifests are")
             rows = _Json(records, folder)
@@ -268,6 +269,7 @@ def _read_parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
+        open_regular(path).close()  # which pyarrow would wait for
         table = pyarrow.parquet.read_table(path, memory_map=True)
         table.validate(full=True)
     except pyarrow.ArrowException as error:

@@ -24,6 +24,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainers.errors import DataError
+from trainers.utils.regular_files import open_regular
 
 LETTERBOX = "letterbox"
 SQUASH = "squash"
@@ -131,7 +132,10 @@ def open_image(source: bytes | Path) -> Image.Image:
         DataError: it cannot be read; the message names the source.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             return _rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         named = f"{len(source)} bytes" if isinstance(source, bytes) else f"'{source}'"

@@ -32,6 +32,7 @@ from trainers.errors import AcsearchError, ConfigError, SpaceError, WeightsError
 from trainers.pretrained.tensors import check_finite
 from trainers.representation import Part
 from trainers.utils.parsing import parse_yaml
+from trainers.utils.regular_files import read_text
 from trainers.utils.strict_yaml import StrictModel, first_problem
 from trainers.utils.suggest import suggest
 
@@ -161,7 +162,7 @@ class _EncoderRow(_CheckpointRow):
 
 def _read(path: Path) -> dict[str, EncoderSpec]:
     try:
-        rows = parse_yaml(path.read_text(encoding="utf-8"))
+        rows = parse_yaml(read_text(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the encoders in '{path}': {' '.join(str(error).split())}") from error
     if not isinstance(rows, dict):

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.errors import ConfigError
+from trainers.utils.regular_files import open_regular
 
 SHORT = 24  # characters of a digest in a name
 _digests: dict[tuple[str, int, int], str] = {}
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file as it is now."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file as it is now."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -27,11 +28,11 @@ def digest_of(path: Path) -> str:
     """
     try:
         status = path.stat()
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key not in _digests:
+            _digests[key] = sha256(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    key = (str(path), status.st_size, status.st_mtime_ns)
-    if key not in _digests:
-        _digests[key] = sha256(path)
     return _digests[key]
 
 

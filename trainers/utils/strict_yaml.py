@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainers.errors import AcsearchError, ConfigError
+from trainers.utils import regular_files
 from trainers.utils.parsing import parse_yaml
 from trainers.utils.suggest import suggest
 
@@ -29,10 +30,10 @@ def read_text(path: Path, error: type[AcsearchError]) -> str:
         error: the type of error to raise.
 
     Raises:
-        error: it cannot be read, or is not UTF-8; the message names the file.
+        error: it cannot be read, is not a regular file, or is not UTF-8; the message names the file.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return regular_files.read_text(path)
     except UnicodeDecodeError as problem:
         raise error(f"{path}: not UTF-8 text (byte {problem.start})") from problem
     except OSError as problem:
