@@ -26,124 +26,32 @@ MLflow record already has stay correct.
 
 from __future__ import annotations
 
-import math
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, TypeAdapter, ValidationError, model_validator
-
-from acsearch.bundles.reader import first_error
-from acsearch.config.table_file import Name
+from acsearch.bundles import limits
 from acsearch.errors import BundleError
-from acsearch.policies.sampler import SCORES_ATTRIBUTE
-from acsearch.runners.base import CandidateScores
 from acsearch.study.identity import READABLE
-from acsearch.study.stored import ABOUT, BUDGET, POINTS, REPRESENTATION, SCORE, SURPLUS, TRIAL
+from acsearch.study.schema import (
+    BUDGET,
+    SCORE,
+    TRIAL,
+    About,
+    Scores,
+    StudyContent,
+    TrialContent,
+    is_local,
+    is_ours,
+)
+from acsearch.study.validation import check
 from acsearch.tables.table import Table
 from trainers.errors import ConfigError
-from trainers.utils.strict_yaml import StrictModel
+from trainers.utils.strict_yaml import abbreviate
 
-
-class _About(BaseModel):
-    """The attributes of a study that a bundle must have."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    format: int
-    title: str
-    objective: str
-    policy: str
-    seed: int = Field(ge=0)
-    started: str
-
-
-class TrialExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
-    """A trial as a storage holds it.
-
-    Attributes:
-        number: Number of the trial.
-        state: State in Optuna.
-        value: The objective; None unless the trial is complete.
-        candidate: Row of the candidate; None before it was proposed.
-        pool: Number of candidates; None before one was proposed.
-        started: Time of start, without time zone, as Optuna stores it.
-        finished: Time of end; None while the trial runs.
-        attributes: The user attributes of the trial.
-    """
-
-    number: int = Field(ge=0)
-    state: Literal["RUNNING", "COMPLETE", "FAIL"]
-    value: float | None
-    candidate: int | None = Field(ge=0)
-    pool: int | None
-    started: NaiveDatetime | None
-    finished: NaiveDatetime | None
-    attributes: dict[str, Any]
-
-    @model_validator(mode="after")
-    def _whole(self) -> TrialExport:
-        if (self.candidate is None) != (self.pool is None) or (self.candidate or 0) >= (self.pool or 1):
-            raise ValueError(f"trial {self.number}: candidate {self.candidate} of {self.pool}")
-        if (self.state == "COMPLETE") != (self.value is not None) or (self.state == "RUNNING") != (
-            self.finished is None
-        ):
-            raise ValueError(f"trial {self.number}: {self.state}, value {self.value}, finished {self.finished}")
-        if self.state == "COMPLETE" and self.candidate is None:
-            raise ValueError(f"trial {self.number}: complete, without a candidate")
-        return self
-
-    @property
-    def counts(self) -> bool:
-        """Whether the trial counts towards the budget."""
-        return not self.attributes.get(SURPLUS)
-
-
-class StudyExport(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
-    """A study as a storage holds it at one moment.
-
-    Attributes:
-        name: Name of the study.
-        attributes: The user attributes of the study; empty for a study that does not exist.
-        trials: The trials, numbered from 0.
-    """
-
-    name: Name
-    attributes: dict[str, Any] = {}
-    trials: tuple[TrialExport, ...] = ()
-
-    @model_validator(mode="after")
-    def _in_order(self) -> StudyExport:
-        if [one.number for one in self.trials] != list(range(len(self.trials))):
-            raise ValueError("trials are not numbered from 0")
-        proposed = [one.candidate for one in self.trials if one.candidate is not None]
-        if len(set(proposed)) < len(proposed):
-            raise ValueError("a candidate is finetuned twice")
-        if not isinstance(self.budget, int):
-            raise ValueError(f"budget {self.budget!r}")
-        return self
-
-    @property
-    def about(self) -> dict[str, Any] | None:
-        """What the study was started with; None where it was never started."""
-        return self.attributes.get(ABOUT)
-
-    @property
-    def budget(self) -> int:
-        """Number of finetunes that the study may do."""
-        budget: int = self.attributes.get(BUDGET, 0)
-        return budget
-
-    @property
-    def scores(self) -> dict[int, CandidateScores]:
-        """A and C by row of the candidate.
-
-        Raises:
-            ValueError: an attribute is not what acsearch writes.
-        """
-        read = TypeAdapter(CandidateScores).validate_python
-        found = {key.removeprefix(SCORE): one for key, one in self.attributes.items() if key.startswith(SCORE)}
-        return {int(row): read(one) for row, one in found.items()}
+RESULT = re.compile(r"stages/[0-9a-f]{24}/result")  # of a finetune, in the work folder
 
 
 @dataclass(frozen=True)
@@ -157,8 +65,8 @@ class Changes:
     """
 
     attributes: dict[str, Any]
-    finish: tuple[tuple[TrialExport, TrialExport], ...]
-    add: tuple[TrialExport, ...]
+    finish: tuple[tuple[TrialContent, TrialContent], ...]
+    add: tuple[TrialContent, ...]
 
     def __bool__(self) -> bool:
         return bool(self.attributes or self.finish or self.add)
@@ -176,7 +84,7 @@ class Changes:
         ]
 
 
-def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) -> Changes:
+def merge(here: StudyContent, there: StudyContent, table: Table, budget: int = 0) -> Changes:
     """Compute what has to be added to the study here.
 
     Args:
@@ -189,8 +97,8 @@ def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) 
         BundleError: the two are not copies of one study, or contradict each other; the message says how.
         ConfigError: the budget is out of range.
     """
-    _check_same_study(here, there)
     _check(there, table)
+    _check_same_study(here, there)
     if budget and not there.budget <= budget <= len(table.representations):
         raise ConfigError(f"--budget {budget}: choose {there.budget} to {len(table.representations)}")
     _check_same_scores(here, there, table.representations)
@@ -198,11 +106,11 @@ def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) 
     attributes = {key: value for key, value in there.attributes.items() if key not in here.attributes}
     if allowed > here.budget:
         attributes[BUDGET] = allowed
-    by_candidate: dict[int | None, TrialExport] = {
+    by_candidate: dict[int | None, TrialContent] = {
         one.candidate: one for one in here.trials if one.candidate is not None
     }
-    finish: list[tuple[TrialExport, TrialExport]] = []
-    add: list[TrialExport] = []
+    finish: list[tuple[TrialContent, TrialContent]] = []
+    add: list[TrialContent] = []
     latest = max((one.finished for one in here.trials if one.finished), default=None)
     for one in there.trials:
         place = len(here.trials) + len(add)
@@ -226,48 +134,55 @@ def merge(here: StudyExport, there: StudyExport, table: Table, budget: int = 0) 
     return Changes(attributes, tuple(finish), tuple(add))
 
 
-def _check(export: StudyExport, table: Table) -> None:
-    """Raise BundleError when a study does not fit its table."""
+def _check(export: StudyContent, table: Table) -> None:
+    """Raise BundleError when a study does not fit its table, or is not as an export writes it."""
     try:
-        about = _About.model_validate(export.about)
-        datetime.fromisoformat(about.started)
+        about = export.about
+        if about is None:
+            raise ValueError("nobody started it")
         if about.format not in READABLE:
             raise ValueError(f"format {about.format}, where this acsearch reads {READABLE}")
-        if not 1 <= export.budget <= len(table.representations):
-            raise ValueError(f"a budget of {export.budget} finetunes of {len(table.representations)}")
-        for row, scores in export.scores.items():
-            if not 0 <= row < len(table.representations) or len(scores.alignment) != len(table.benchmarks):
-                raise ValueError(f"scores of a candidate {row} on {len(scores.alignment)} benchmarks")
+        _check_attributes(export.attributes, [key for key in export.attributes if not is_ours(key)])
+        if len(export.trials) > export.budget + limits.EXTRA_TRIALS:
+            raise ValueError(f"{len(export.trials)} trials, with a budget of {export.budget}")
         for trial in export.trials:
-            _check_trial(trial, table)
-    except ValidationError as error:
-        raise BundleError(f"study {export.name!r}: not as acsearch writes it: {first_error(error)}") from error
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"study {export.name!r}: not as acsearch writes it: {error}") from error
+            _check_trial(trial)
+        proposed = [one.candidate for one in export.trials if one.candidate is not None]
+        if len(set(proposed)) < len(proposed):
+            raise ValueError("a candidate is finetuned twice")
+        check(export, table)
+    except ValueError as error:
+        raise BundleError(f"study {export.name!r}: not as acsearch writes it: {error}; nothing was imported") from error
 
 
-def _check_trial(trial: TrialExport, table: Table) -> None:
-    if trial.candidate is None:
-        return
-    given = trial.attributes.get(REPRESENTATION)
-    known = table.representations[trial.candidate] if trial.pool == len(table.representations) else None
-    if known is None or given not in (known, None):
-        raise ValueError(f"trial {trial.number}: {given!r} is not candidate {trial.candidate}, {known!r}")
-    if trial.state == "COMPLETE":
-        for key in (POINTS, SCORES_ATTRIBUTE):
-            values = trial.attributes.get(key)
-            if not isinstance(values, dict) or {*values} != {*table.benchmarks}:
-                raise ValueError(f"trial {trial.number}: {key} are not those of {', '.join(table.benchmarks)}")
-            if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values.values()):
-                raise ValueError(f"trial {trial.number}: {key} are not numbers")
+def _check_attributes(attributes: dict[str, Any], others: list[str]) -> None:
+    """Raise ValueError for attributes that an export leaves out, and for more than an export can have."""
+    for key, value in attributes.items():
+        if is_local(key):
+            raise ValueError(f"{key} belongs to the place that it was exported from, and no bundle has it")
+        if not key.isprintable() or not 0 < len(key) <= limits.KEY_LENGTH:
+            raise ValueError(f"an attribute called {abbreviate(key)}")
+        if len(json.dumps(value)) > limits.ATTRIBUTE_BYTES:
+            raise ValueError(f"{key} is longer than {limits.ATTRIBUTE_BYTES} bytes")
+    if len(others) > limits.EXTRA_ATTRIBUTES:
+        raise ValueError(f"{len(others)} attributes that acsearch does not know")
 
 
-def _check_same_study(here: StudyExport, there: StudyExport) -> None:
+def _check_trial(trial: TrialContent) -> None:
+    """Raise ValueError for a trial that no export has."""
+    _check_attributes(trial.attributes.stored, [*(trial.attributes.model_extra or {})])
+    if trial.state in ("WAITING", "PRUNED"):
+        raise ValueError(f"trial {trial.number} is {trial.state}, which acsearch leaves none")
+    checkpoint = trial.attributes.checkpoint
+    if checkpoint is not None and not RESULT.fullmatch(checkpoint):
+        raise ValueError(f"trial {trial.number}: its checkpoint {abbreviate(checkpoint)} is not in the work folder")
+
+
+def _check_same_study(here: StudyContent, there: StudyContent) -> None:
     if here.about is None:
-        if here.trials and here.trials != there.trials[: len(here.trials)]:  # equal ones are of an interrupted import
-            raise BundleError(f"study {here.name!r} is here already, and acsearch did not start it")
         return
-    ours, theirs = _identity(here.about), _identity(there.about or {})
+    assert there.about is not None
+    ours, theirs = _identity(here.about), _identity(there.about)
     for key in ("started", *sorted({*ours, *theirs})):
         if ours.get(key) != theirs.get(key):
             raise BundleError(
@@ -276,12 +191,12 @@ def _check_same_study(here: StudyExport, there: StudyExport) -> None:
             )
 
 
-def _identity(about: dict[str, Any]) -> dict[str, Any]:
+def _identity(about: About) -> dict[str, Any]:
     """What a study was started with, without the locations of its table and prior."""
-    return about | {part: about[part]["digest"] for part in ("table", "prior") if part in about}
+    return about.model_dump(exclude_unset=True) | {"table": about.table.digest, "prior": about.prior.digest}
 
 
-def _check_same_scores(here: StudyExport, there: StudyExport, names: Sequence[str]) -> None:
+def _check_same_scores(here: StudyContent, there: StudyContent, names: Sequence[str]) -> None:
     ours = here.scores
     for row, theirs in there.scores.items():
         if row in ours and _measured(ours[row]) != _measured(theirs):
@@ -291,22 +206,22 @@ def _check_same_scores(here: StudyExport, there: StudyExport, names: Sequence[st
             )
 
 
-def _measured(scores: CandidateScores) -> tuple[object, ...]:
+def _measured(scores: Scores) -> tuple[object, ...]:
     return scores.alignment, scores.correspondence
 
 
-def _shown(scores: CandidateScores) -> str:
+def _shown(scores: Scores) -> str:
     return f"{', '.join(map(str, dict.fromkeys(scores.alignment)))} and {scores.correspondence}"
 
 
-def _check_same_result(mine: TrialExport, one: TrialExport, names: Sequence[str]) -> None:
+def _check_same_result(mine: TrialContent, one: TrialContent, names: Sequence[str]) -> None:
     """Raise BundleError when two finetunes of a candidate have different results."""
     assert one.candidate is not None
     what = f"{names[one.candidate]} was finetuned as trial {mine.number} here and as trial {one.number} in the bundle"
     keep = "nothing was imported; a study has one finetune of a candidate, go on with one of the copies"
     if mine.state != one.state:
         raise BundleError(f"{what}: {mine.state.lower()} here, {one.state.lower()} there; {keep}")
-    ours, theirs = mine.attributes.get(POINTS, {}), one.attributes.get(POINTS, {})
+    ours, theirs = mine.attributes.points or {}, one.attributes.points or {}
     for benchmark in ours:
         if ours[benchmark] != theirs.get(benchmark):
             raise BundleError(f"{what}: {benchmark} is {ours[benchmark]} here, {theirs.get(benchmark)} there; {keep}")

@@ -3,7 +3,7 @@
 The checksum at its end finds a file that was truncated or changed. Against a forged bundle everything else is checked
 too: file names must be among those of `acsearch.bundles.writer`, every header of the tar must equal the one that
 follows from the manifest, every file must have its checksum, and no more is unpacked than the manifest says and the
-disk holds.
+disk holds. Nothing is parsed that is beyond `acsearch.bundles.limits`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 from pydantic import BaseModel, Field, ValidationError
 
 from acsearch import __version__
+from acsearch.bundles import limits
 from acsearch.bundles.writer import BLOCK, CHUNK, FORMAT, MANIFEST, STUDY, TRAILER, Entry, Manifest, header
 from acsearch.errors import BundleError
+from acsearch.study.schema import first_error
 from trainers.checkpoints import commit
 from trainers.utils.regular_files import open_regular
 
 if TYPE_CHECKING:
     import zstandard
 
-_LARGEST_TEXT = 1 << 28  # bytes of JSON that are read into memory
-
 
 class _Version(BaseModel):
     format: int
-    acsearch: Annotated[str, Field(max_length=100)] = "another version"
+    acsearch: Annotated[str, Field(max_length=100, pattern="^[ -~]*$")] = "another version"
 
 
 class Archive:
@@ -63,7 +63,7 @@ class Archive:
             self.manifest = self._read_manifest()
             for name, chunks in self.members():
                 if _is_text(name):
-                    self.texts[name] = b"".join(chunks)
+                    self.texts[name] = self._checked(name, b"".join(chunks))
         except BaseException:
             self._file.close()
             raise
@@ -124,7 +124,7 @@ class Archive:
             raise BundleError(f"{self.path}: damaged: its content does not have the checksum at its end; copy it again")
 
     def _read_manifest(self) -> Manifest:
-        text = b"".join(self._tar().file(MANIFEST, None))
+        text = self._checked(MANIFEST, b"".join(self._tar().file(MANIFEST, None)))
         try:
             version = _Version.model_validate_json(text)
             if version.format != FORMAT:
@@ -135,27 +135,35 @@ class Archive:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             raise self._broken(f"{MANIFEST}: {first_error(error)}") from error
-        if (size := sum(entry.size for entry in manifest.files.values())) > self._limit:
-            raise BundleError(f"{self.path}: unpacks to {size / 1e9:.1f} GB, and {self._limit / 1e9:.1f} GB are free")
-        if sum(entry.size for name, entry in manifest.files.items() if _is_text(name)) > _LARGEST_TEXT:
-            raise self._broken(f"{STUDY} is larger than {_LARGEST_TEXT} bytes")
+        self._check_sizes(manifest)
         return manifest
+
+    def _check_sizes(self, manifest: Manifest) -> None:
+        size = sum(entry.size for entry in manifest.files.values())
+        if size > self._limit:
+            raise BundleError(f"{self.path}: unpacks to {size / 1e9:.1f} GB, and {self._limit / 1e9:.1f} GB are free")
+        packed = self._file.seek(0, os.SEEK_END)
+        if size > limits.FREE + limits.DENSEST * packed:
+            raise self._broken(f"it unpacks to {size / 1e9:.1f} GB, {size // packed} times its size")
+        if sum(entry.size for name, entry in manifest.files.items() if _is_text(name)) > limits.TEXT_BYTES:
+            raise self._broken(f"{STUDY} is larger than {limits.TEXT_BYTES} bytes")
+
+    def _checked(self, name: str, text: bytes) -> bytes:
+        try:
+            limits.check_json(text)
+        except ValueError as error:
+            raise self._broken(f"{name}: {error}") from error
+        return text
 
     def _tar(self) -> _Tar:
         import zstandard
 
         self._file.seek(0)
-        tar = zstandard.ZstdDecompressor().stream_reader(self._file, closefd=False)
-        return _Tar(tar, self._broken)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=limits.WINDOW_BYTES)
+        return _Tar(decompressor.stream_reader(self._file, closefd=False), self._broken)
 
     def _broken(self, why: str) -> BundleError:
         return BundleError(f"{self.path}: not a bundle that acsearch can have made: {why}")
-
-
-def first_error(error: ValidationError) -> str:
-    """The first problem of a validation error, on one line."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
 
 
 class _Tar:
@@ -167,7 +175,7 @@ class _Tar:
     def file(self, name: str, size: int | None) -> Iterator[bytes]:
         """Read the next file, which must have this name, in pieces.
 
-        A size of None takes the size that the header gives, up to what is read into memory.
+        A size of None takes the size that the header gives, up to that of the largest manifest.
         """
         if size is None:
             found = self.read(BLOCK)
@@ -175,7 +183,7 @@ class _Tar:
                 size = tarfile.TarInfo.frombuf(found, "utf-8", "surrogateescape").size
             except tarfile.HeaderError as error:
                 raise self._broken(f"no tar: {error}") from error
-            right = 0 <= size <= _LARGEST_TEXT and found == header(name, size)
+            right = 0 <= size <= limits.MANIFEST_BYTES and found == header(name, size)
         else:
             expected = header(name, size)
             right = self.read(len(expected)) == expected

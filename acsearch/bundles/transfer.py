@@ -6,9 +6,10 @@ included on request: the committed result of each stage, or its last committed c
 The MLflow record is not included: `acsearch study resume` writes it again from the rest.
 
 An import checks the whole bundle before it writes anything. Then it writes the files of the work folder, whose names
-say what their content depends on, so that files never conflict; then scores and trials; and last, for a study that is
-new here, the attribute that makes it a study. An import that was killed is completed by running it again. Nothing is
-overwritten, except for a log that is longer in the bundle. `acsearch.bundles.merge` says how two copies are merged.
+say what their content depends on, so that files never conflict; and then all of the study in one transaction of the
+storage, which is committed if the study can be read again. So an import that fails or is killed leaves the storage as
+it was; files that it wrote before stay in the work folder, and are used by the next one. Nothing is overwritten, except
+for a log that is longer in the bundle. `acsearch.bundles.merge` says how two copies are merged.
 
 An unfinished trial is exported as it is, and the importing side continues it within the same budget. The exporting side
 should not resume it then, or the candidate is finetuned twice.
@@ -29,23 +30,36 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from acsearch.bundles import work_files
-from acsearch.bundles.merge import Changes, StudyExport, TrialExport, merge
-from acsearch.bundles.reader import Archive, first_error
+from acsearch.bundles.merge import RESULT, Changes, merge
+from acsearch.bundles.reader import Archive
 from acsearch.bundles.writer import STUDY, pack
 from acsearch.config.prior_file import load_prior
 from acsearch.config.study_file import Source, load_source, load_study
 from acsearch.errors import BundleError
 from acsearch.law.prior import Prior
+from acsearch.policies.registry import make_policy
 from acsearch.policies.sampler import PARAMETER
 from acsearch.runners.registry import make_artifacts
 from acsearch.storage.home import Home
+from acsearch.storage.transaction import one_transaction
 from acsearch.study.checks import check_name
-from acsearch.study.identity import FORMAT, digest
-from acsearch.study.stored import ABOUT, ATTEMPTS, CHECKPOINT, JOB, RUNS, TRIAL, StoredStudy
+from acsearch.study.identity import digest
+from acsearch.study.schema import (
+    ABOUT,
+    CHECKPOINT,
+    TRIAL,
+    StudyContent,
+    TrialContent,
+    content_of,
+    first_error,
+    is_local,
+)
+from acsearch.study.stored import StoredStudy
 from acsearch.tables.table import Table
 from trainers.errors import AcsearchError
+from trainers.utils.strict_yaml import abbreviate
 
-_COMMITTED = re.compile(r"(?:.*/)?(stages/[0-9a-f]{24}/result)")
+_COMMITTED = re.compile(rf"(?:.*/)?({RESULT.pattern})")
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class Exported:
         in_progress: Numbers of the trials that a process here was working on.
     """
 
-    study: StudyExport
+    study: StudyContent
     files: int
     in_progress: tuple[int, ...]
 
@@ -101,7 +115,7 @@ def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False
         in_progress = tuple(
             t.number for t in export.trials if t.state == "RUNNING" and locks.held(f"{TRIAL}{t.number}")
         )
-    members: dict[str, bytes | Path] = {STUDY: export.model_dump_json(indent=1).encode()}
+    members: dict[str, bytes | Path] = {STUDY: export.model_dump_json(indent=1, exclude_unset=True).encode()}
     artifacts, work = make_artifacts(study.source, home.work, home.store), home.work.absolute()
     finetuned = {trial.candidate for trial in export.trials if trial.candidate is not None}
     for candidate in range(len(table.representations)):
@@ -128,11 +142,12 @@ def import_study(home: Home, file: Path, *, study: str | None = None, budget: in
     with Archive(file, work_files.free_space(home.work)) as archive:
         there = _parse(archive)
         work_files.check_checkpoints(archive)
-        here = _read_local(home, there.name) or StudyExport(name=there.name)
-        about = here.about or _relocate(there.about or {}, study)
+        here = _read_local(home, there.name) or StudyContent(name=there.name)
         if here.about is None:
-            there = there.model_copy(update={"attributes": there.attributes | {ABOUT: about}})
-        table = load_source(Source(**about["table"]["source"]))
+            there = _relocate(there, study)
+        about = here.about or there.about
+        assert about is not None
+        table = load_source(Source(**about.table.source.model_dump()))
         merge(here, there, table, budget)  # so that nothing is written where it is refused
         storage, locks = home.open_storage(create=True), home.claims(there.name)
         with ExitStack() as claims:
@@ -146,63 +161,58 @@ def import_study(home: Home, file: Path, *, study: str | None = None, budget: in
                     )
             files = work_files.extract(archive, home.work.absolute(), claims)
             locks.confirm()
-            write_changes(storage, there.name, changes, home.work.absolute())
+            with one_transaction(storage) as transaction:
+                write_changes(transaction, there.name, changes, home.work.absolute())
+                StoredStudy.open(transaction, locks, there.name).snapshot()  # raises where it cannot be gone on with
     return Imported(there.name, changes, files)
 
 
 # -- in and out of the storage -----------------------------------------------------------------------------------------
 
 
-def read_export(storage: optuna.storages.BaseStorage, name: str) -> StudyExport:
-    """Read everything that a storage holds of a study.
+def read_export(storage: optuna.storages.BaseStorage, name: str) -> StudyContent:
+    """Read everything that a storage holds of a study, and that another place can use.
 
     Raises:
         BundleError: the study is not as acsearch writes it.
     """
     study = optuna.load_study(study_name=name, storage=storage)
-    ours = (RUNS, ATTEMPTS, JOB)  # these refer to the MLflow server, the machines and the cluster here
-    attributes = {key: value for key, value in sorted(study.user_attrs.items()) if not key.startswith(ours)}
+    attributes = study.user_attrs
     try:
-        trials = tuple(_export_trial(trial) for trial in study.get_trials(deepcopy=False))
-        return StudyExport(name=name, attributes=attributes, trials=trials)
-    except ValidationError as error:
-        raise BundleError(f"study {name!r}: not as acsearch writes it: {first_error(error)}") from error
+        whole = content_of(name, attributes, study.get_trials(deepcopy=False))
+    except ValueError as error:
+        said = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise BundleError(f"study {name!r}: not as acsearch writes it: {said}") from error
+    return StudyContent(
+        name=name,
+        attributes={key: value for key, value in sorted(attributes.items()) if not is_local(key)},
+        trials=[_portable(trial) for trial in whole.trials],
+    )
 
 
-def _export_trial(trial: FrozenTrial) -> TrialExport:
-    distribution = trial.distributions.get(PARAMETER)
-    attributes = dict(sorted(trial.user_attrs.items()))
+def _portable(trial: TrialContent) -> TrialContent:
+    """The trial, with the path of its checkpoint relative to the work folder."""
+    attributes = dict(sorted(trial.attributes.stored.items()))
     if found := _COMMITTED.fullmatch(attributes.get(CHECKPOINT) or ""):
         attributes[CHECKPOINT] = found[1]
-    return TrialExport.model_validate(
-        {
-            "number": trial.number,
-            "state": trial.state.name,
-            "value": trial.value,
-            "candidate": trial.params.get(PARAMETER),
-            "pool": distribution.high + 1 if isinstance(distribution, IntDistribution) else None,
-            "started": trial.datetime_start,
-            "finished": trial.datetime_complete,
-            "attributes": attributes,
-        }
-    )
+    return trial.model_copy(update={"attributes": type(trial.attributes)(**attributes)})
 
 
 def write_changes(storage: optuna.storages.BaseStorage, name: str, changes: Changes, work: Path) -> None:
     """Write the changes of an import to a storage.
 
-    The attribute that says what a study was started with is written last: without it, the study was never started.
-
     Args:
-        storage: The storage.
+        storage: The storage, within a transaction.
         name: Name of the study, which is created where it does not exist.
         changes: The changes.
         work: The work folder, for the paths of checkpoints.
     """
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    if name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+    else:
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     for key, value in changes.attributes.items():
-        if key != ABOUT:
-            study.set_user_attr(key, value)
+        study.set_user_attr(key, value)
     for mine, one in changes.finish:
         trial = study.get_trials(deepcopy=False)[mine.number]._trial_id
         if mine.candidate is None and one.candidate is not None and one.pool is not None:
@@ -219,7 +229,7 @@ def write_changes(storage: optuna.storages.BaseStorage, name: str, changes: Chan
                 trial_id=-1,  # the storage assigns both
                 state=TrialState[one.state],
                 value=one.value,
-                datetime_start=one.started,
+                datetime_start=one.started or one.finished,
                 datetime_complete=one.finished,
                 params={PARAMETER: one.candidate} if proposed else {},
                 distributions={PARAMETER: IntDistribution(0, one.pool - 1)} if one.pool is not None else {},
@@ -228,53 +238,62 @@ def write_changes(storage: optuna.storages.BaseStorage, name: str, changes: Chan
                 intermediate_values={},
             )
         )
-    if ABOUT in changes.attributes:
-        study.set_user_attr(ABOUT, changes.attributes[ABOUT])
 
 
-def _localised(trial: TrialExport, work: Path) -> dict[str, Any]:
+def _localised(trial: TrialContent, work: Path) -> dict[str, Any]:
     """The attributes of a trial, with the path of its checkpoint in this work folder."""
-    place = trial.attributes.get(CHECKPOINT)
-    moved = {CHECKPOINT: str(work / place)} if isinstance(place, str) and _COMMITTED.fullmatch(place) else {}
-    return trial.attributes | moved
+    place = trial.attributes.checkpoint
+    return trial.attributes.stored | ({CHECKPOINT: str(work / place)} if place else {})
 
 
-def _read_local(home: Home, name: str) -> StudyExport | None:
+def _read_local(home: Home, name: str) -> StudyContent | None:
     """The study of this name in the storage here, None where there is none."""
     try:
         storage = home.open_storage(create=False)
     except AcsearchError:
         return None  # an error of creating it comes later
-    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
-    return read_export(storage, name) if name in names else None
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    found = read_export(storage, name)
+    if found.about is None:
+        raise BundleError(f"study {name!r} is here already, and acsearch did not start it; nothing was imported")
+    return found
 
 
-def _parse(archive: Archive) -> StudyExport:
+def _parse(archive: Archive) -> StudyContent:
     try:
-        export = StudyExport.model_validate_json(archive.texts[STUDY])
+        export = StudyContent.model_validate_json(archive.texts[STUDY])
     except ValidationError as error:
         raise BundleError(f"{archive.path}: {STUDY}: {first_error(error)}") from error
     if export.name != archive.manifest.study:
         raise BundleError(f"{archive.path}: of study {archive.manifest.study!r}, and holds {export.name!r}")
+    if export.about is None:
+        raise BundleError(f"{archive.path}: does not say what its study searches")
     return export
 
 
-def _relocate(about: dict[str, Any], study: str | None) -> dict[str, Any]:
-    """What a study was started with, with the paths of its table and prior here, which must have the same content."""
+def _relocate(there: StudyContent, study: str | None) -> StudyContent:
+    """The study, with the paths of its table and prior here, which must have the same content."""
+    about = there.about
+    assert about is not None
+    parts = about.model_dump(include={"table", "prior"})
+    if study is not None:
+        config = load_study(study)
+        parts["table"]["source"], parts["prior"]["source"] = vars(config.source), config.file.prior
     try:
-        parts = {"table": dict(about["table"]), "prior": dict(about["prior"])}
-        if study is not None:
-            config = load_study(study)
-            parts["table"]["source"], parts["prior"]["source"] = vars(config.source), config.file.prior
-        found: dict[str, Table | Prior] = {
-            "table": load_source(Source(**parts["table"]["source"])),
-            "prior": load_prior(parts["prior"]["source"]),
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"the bundle does not say what its study searches: {error}") from error
+        table, prior = load_source(Source(**parts["table"]["source"])), load_prior(parts["prior"]["source"])
     except AcsearchError as error:
-        raise BundleError(f"{error}; give the study's folder here with --study") from error
-    for part, value in found.items():
-        if digest(value, about.get("format", FORMAT)) != parts[part].get("digest"):
+        # what is wrong with a file is not said, because a bundle may name any file
+        names = [*filter(None, parts["table"]["source"].values()), parts["prior"]["source"]]
+        raise BundleError(
+            f"the study's table or prior, {' and '.join(map(abbreviate, names))}, cannot be used here; give the "
+            "study's folder here with --study"
+        ) from error
+    parts_here: dict[str, Table | Prior] = {"table": table, "prior": prior}
+    for part, value in parts_here.items():
+        if digest(value, about.format) != parts[part]["digest"]:
             raise BundleError(f"the {part} here is not the one that the study was started with; --study gives another")
-    return about | parts
+    prior.check(table.metadata)
+    make_policy(about.policy, prior)  # raises if this acsearch has none of that name
+    attributes = there.attributes | {ABOUT: about.model_dump(exclude_unset=True) | parts}
+    return StudyContent(name=there.name, attributes=attributes, trials=there.trials)

@@ -17,6 +17,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -24,7 +25,7 @@ from acsearch import __version__
 from acsearch.config.table_file import Name
 from acsearch.errors import BundleError
 from trainers.utils.atomic import atomic_write
-from trainers.utils.strict_yaml import StrictModel
+from trainers.utils.strict_yaml import StrictModel, abbreviate
 
 FORMAT = 1
 STUDY = "study.json"
@@ -37,6 +38,9 @@ _NAMES = re.compile(
 TRAILER = bytes.fromhex("502a4d18") + (32).to_bytes(4, "little")  # a skippable frame of 32 bytes
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
+
+
+Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Entry(StrictModel, strict=True):
@@ -63,16 +67,16 @@ class Manifest(StrictModel, strict=True):
     """
 
     format: int
-    acsearch: str
+    acsearch: Line
     study: Name
-    host: str
+    host: Line
     files: dict[str, Entry]
 
     @field_validator("files")
     @classmethod
     def _known(cls, files: dict[str, Entry]) -> dict[str, Entry]:
         if unknown := [name for name in files if not _NAMES.fullmatch(name)]:
-            raise ValueError(f"no bundle holds a file {unknown[0]!r}")
+            raise ValueError(f"no bundle holds a file {abbreviate(unknown[0])}")
         if STUDY not in files:
             raise ValueError(f"no {STUDY}")
         return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -225,8 +226,13 @@ def where(home: Home, study: StoredStudy, missing: str | None) -> None:
     _console.print(f"  MLflow   {place}   [dim](run {study.runs[f'study/{study.name}']})[/]")
 
 
-def status(snapshot: Snapshot) -> None:
-    """One line per finetune, and what was said last of those that are not done."""
+def status(snapshot: Snapshot, logs: Path) -> None:
+    """One line per finetune, and what was said last of those that are not done.
+
+    Args:
+        snapshot: of the study.
+        logs: folder of the logs of jobs.
+    """
     _console.print(
         f"\nStudy [bold]{escape(snapshot.name)}[/]: {len(snapshot.finished)} of {snapshot.budget} finetunes done\n"
     )
@@ -239,12 +245,12 @@ def status(snapshot: Snapshot) -> None:
     _wide.print(grid)
     for record in snapshot.finetunes:
         if record.state != "complete":
-            _print_last_words(record)
+            _print_last_words(record, logs)
     if not snapshot.is_over:
         _console.print(f"\nGo on with: acsearch study resume {snapshot.name}")
 
 
-def _print_last_words(record: FinetuneRecord) -> None:
+def _print_last_words(record: FinetuneRecord, logs: Path) -> None:
     ended = [attempt for attempt in record.attempts if attempt.outcome]
     if ended:
         _console.print(
@@ -252,7 +258,7 @@ def _print_last_words(record: FinetuneRecord) -> None:
             f"\n  [dim]{escape(ended[-1].error or '')}[/]"
         )
     if record.submission:
-        for line in record.submission.last_lines():
+        for line in record.submission.last_lines(logs):
             _console.print(f"  [dim]{escape(line)}[/]")
 
 

@@ -137,7 +137,8 @@ def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -
     """What a study is doing now."""
     from acsearch.cli import console
 
-    snapshot = open_study(Home(storage), name).snapshot()
+    home = Home(storage)
+    snapshot = open_study(home, name).snapshot()
     if as_json:
         finetunes = [
             {
@@ -153,7 +154,7 @@ def status(name: NameArgument, storage: Storage = None, as_json: Json = False) -
         done = len(snapshot.finished)
         print_json({"name": name, "budget": snapshot.budget, "finished": done, "finetunes": finetunes})
     else:
-        console.status(snapshot)
+        console.status(snapshot, home.jobs)
 
 
 @app.command()

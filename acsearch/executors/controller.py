@@ -15,7 +15,8 @@ from acsearch.errors import StudyError
 from acsearch.executors.slurm import Slurm
 from acsearch.study.attempts import Attempt, Submission, not_before
 from acsearch.study.events import EventCallback, Finetuning, ProgressPoller, Submitted
-from acsearch.study.stored import SCORE, TRIAL, StoredStudy
+from acsearch.study.schema import SCORE, TRIAL
+from acsearch.study.stored import StoredStudy
 from acsearch.study.trials import Trials
 
 POLL_SECONDS = 5.0  # between looks at how far the jobs are

@@ -34,4 +34,4 @@ def make_executor(engine: str, home: Home, stored: StoredStudy, parallel: int) -
     training = training_of(stored.source)
     if training is None:
         raise ConfigError("--engine slurm: this study looks its finetunes up in a table: nothing to submit")
-    return SlurmExecutor(Slurm(training.slurm, home.folder / "jobs", home.environment), parallel)
+    return SlurmExecutor(Slurm(training.slurm, home.jobs, home.environment), parallel)

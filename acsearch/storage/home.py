@@ -57,6 +57,11 @@ class Home:
         return self.folder / "work"
 
     @property
+    def jobs(self) -> Path:
+        """The folder of job scripts and logs, which all nodes see."""
+        return self.folder / "jobs"
+
+    @property
     def store(self) -> str | None:
         """The fsspec URL of the work store, by which machines share the work folder; None where there is none."""
         return self.settings.work

@@ -10,6 +10,7 @@ crashed    anything else, such as a node, a driver or a network that failed; an 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,8 +20,10 @@ from pathlib import Path
 from acsearch.redaction import without_secrets
 from trainers.errors import AcsearchError, CandidateError, CrashedError, PreemptedError
 from trainers.utils.locks import who
+from trainers.utils.regular_files import open_regular
 
 MOST = 5  # crashes in a row
+_TAIL = 1 << 16  # bytes of a log that are looked at
 PAUSE = timedelta(seconds=30)  # after the first crash; it doubles with each
 
 
@@ -72,11 +75,21 @@ class Submission:
     def __str__(self) -> str:
         return f"job {self.job} of {self.cluster}"
 
-    def last_lines(self, count: int = 5) -> list[str]:
-        """The end of the job's log, empty where it cannot be read from here."""
+    def last_lines(self, folder: Path, count: int = 5) -> list[str]:
+        """The end of the job's log; empty where it cannot be read from here, or lies elsewhere.
+
+        Args:
+            folder: of the logs of jobs. A storage may name any file, and only those below this folder are read.
+            count: how many lines.
+        """
         try:
-            return Path(self.log).read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        except OSError:
+            log = Path(self.log).resolve(strict=True)
+            if not log.is_relative_to(folder.resolve()):
+                return []
+            with open_regular(log) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+                return file.read().decode("utf-8", "replace").splitlines()[-count:]
+        except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
             return []
 
 

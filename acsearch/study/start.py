@@ -11,7 +11,8 @@ from acsearch.policies.registry import resolve
 from acsearch.storage.claims import Claims
 from acsearch.study.checks import check_free, check_start
 from acsearch.study.identity import FORMAT, digest
-from acsearch.study.stored import ABOUT, BUDGET, StoredStudy, exists
+from acsearch.study.schema import ABOUT, BUDGET
+from acsearch.study.stored import StoredStudy, exists
 
 
 def start_study(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import optuna
@@ -22,20 +22,35 @@ from acsearch.config.prior_file import load_prior
 from acsearch.config.study_file import Source, load_source
 from acsearch.errors import StudyError
 from acsearch.law.prior import Prior
-from acsearch.policies.sampler import PARAMETER, SCORES_ATTRIBUTE
+from acsearch.policies.sampler import SCORES_ATTRIBUTE
 from acsearch.runners.base import CandidateScores, Observation
 from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, Submission
 from acsearch.study.identity import READABLE, digest
+from acsearch.study.schema import (
+    ABOUT,
+    ATTEMPTS,
+    BUDGET,
+    CHECKPOINT,
+    ERRORS,
+    JOB,
+    POINTS,
+    RUNS,
+    SCORE,
+    SECONDS,
+    SURPLUS,
+    TRIAL,
+    About,
+    StudyContent,
+    TrialContent,
+    content_of,
+    parse_attribute,
+)
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
 from acsearch.study.validation import check, reading
 from acsearch.tables.table import Table, is_scored, with_scores
 from trainers.errors import ConfigError
 
-SCORE, TRIAL = "score-", "trial-"  # pieces of work
-ABOUT, BUDGET, ATTEMPTS, JOB, RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
-POINTS, ERRORS, SECONDS, CHECKPOINT = "points", "errors", "seconds", "checkpoint"  # of a trial
-REPRESENTATION, SURPLUS = "representation", "surplus"
 Part = TypeVar("Part", Table, Prior)
 
 
@@ -78,44 +93,44 @@ class StoredStudy:
     @property
     def budget(self) -> int:
         """How many finetunes may be started, whoever starts them."""
-        return int(self.optuna_study.user_attrs[BUDGET])
+        return int(parse_attribute(BUDGET, self.optuna_study.user_attrs[BUDGET]))
 
     @cached_property
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> About:
         about: dict[str, Any] = self.optuna_study.user_attrs[ABOUT]
         if about.get("format") not in READABLE:
             raise StudyError(
                 f"study {self.name!r} was written by another version of acsearch (format {about.get('format')}; this "
                 f"one reads {READABLE}): go on with it there, or start it again under another --name"
             )
-        return about
+        return cast(About, parse_attribute(ABOUT, about))
 
     @property
     def source(self) -> Source:
         """Where the candidates come from."""
-        return Source(**self._about["table"]["source"])
+        return Source(**self._about.table.source.model_dump())
 
     @property
     def objective(self) -> str:
         """What counts: "mean", or one benchmark."""
-        return str(self._about["objective"])
+        return self._about.objective
 
     @property
     def policy(self) -> str:
         """The name of what proposes."""
-        return str(self._about["policy"])
+        return self._about.policy
 
     @property
     def seed(self) -> int:
         """Of the policy's randomness."""
-        return int(self._about["seed"])
+        return self._about.seed
 
     @cached_property
     def _pool(self) -> Table:
         """The candidates as they were when the study was started."""
         source = self.source
         what = "training" if source.study else "table"
-        return self._unchanged("table", load_source(source), f"{what} {source.study or source.table}")
+        return self._unchanged(self._about.table.digest, load_source(source), f"{what} {source.study or source.table}")
 
     @property
     def table(self) -> Table:
@@ -123,7 +138,8 @@ class StoredStudy:
         if self._scored is None:
             prefix = len(SCORE)
             attributes = self.optuna_study.user_attrs.items()
-            scores = {int(key[prefix:]): value for key, value in attributes if key.startswith(SCORE)}
+            found = ((key, parse_attribute(key, value)) for key, value in attributes if key.startswith(SCORE))
+            scores = {int(key[prefix:]): one.model_dump() for key, one in found}
             table = with_scores(self._pool, scores)
             if not is_scored(table):
                 return table
@@ -137,11 +153,11 @@ class StoredStudy:
 
     @cached_property
     def prior(self) -> Prior:
-        source = self._about["prior"]["source"]
-        return self._unchanged("prior", load_prior(source), f"prior {source}")
+        source = self._about.prior.source
+        return self._unchanged(self._about.prior.digest, load_prior(source), f"prior {source}")
 
-    def _unchanged(self, what: str, part: Part, name: str) -> Part:
-        if digest(part, self._about["format"]) != self._about[what]["digest"]:
+    def _unchanged(self, expected: str, part: Part, name: str) -> Part:
+        if digest(part, self._about.format) != expected:
             raise StudyError(f"study {self.name!r}: the {name} has changed since the study was started")
         return part
 
@@ -156,47 +172,60 @@ class StoredStudy:
             StudyError: the storage does not hold what a study can be, or the table or the prior has changed.
         """
         with reading(f"study {self.name!r}"):
-            return check(self._snapshot())
+            return self._snapshot()
 
     def _snapshot(self) -> Snapshot:
-        about, runs = self._about, self.runs
+        about = self._about
+        content, table = self.content(), self.table
+        try:
+            check(content, table)
+        except ValueError as error:
+            raise StudyError(f"study {self.name!r}: damaged: {error}") from error
         return Snapshot(
             name=self.name,
-            title=about["title"],
-            table=self.table,
-            objective=about["objective"],
-            policy=about["policy"],
+            title=about.title,
+            table=table,
+            objective=about.objective,
+            policy=about.policy,
             prior=self.prior,
-            seed=about["seed"],
-            budget=self.budget,
-            started=datetime.fromisoformat(about["started"]),
-            finetunes=tuple(self._record(trial, runs) for trial in self.trials()),
+            seed=about.seed,
+            budget=content.budget,
+            started=datetime.fromisoformat(about.started),
+            finetunes=tuple(self._record(trial, content) for trial in content.trials if trial.counts),
             memory=self._steps,
         )
 
-    def _record(self, trial: FrozenTrial, runs: dict[str, str]) -> FinetuneRecord:
-        state, work = trial.state.name.lower(), f"{TRIAL}{trial.number}"
-        owner = self.claims.holder(work) if trial.state == TrialState.RUNNING else None
-        submission = self.submission(work)
-        if trial.state == TrialState.RUNNING and owner is None:
+    def content(self) -> StudyContent:
+        """All that the storage holds of the study.
+
+        Raises:
+            ValueError: it is not what acsearch writes.
+        """
+        attributes = self.optuna_study.user_attrs
+        return content_of(self.name, attributes, self.optuna_study.get_trials(deepcopy=False))
+
+    def _record(self, trial: TrialContent, study: StudyContent) -> FinetuneRecord:
+        state, work, found = trial.state.lower(), f"{TRIAL}{trial.number}", trial.attributes
+        owner = self.claims.holder(work) if trial.state == "RUNNING" else None
+        if trial.state == "RUNNING" and owner is None:
             state = "interrupted"
-        complete = trial.state == TrialState.COMPLETE
+        complete, job = trial.state == "COMPLETE", study.jobs.get(work)
         return FinetuneRecord(
             trial=trial.number,
-            candidate=trial.params.get(PARAMETER),
-            representation=trial.user_attrs.get(REPRESENTATION, ""),
+            candidate=trial.candidate,
+            representation=found.representation or "",
             state="failed" if state == "fail" else state,
-            points=trial.user_attrs[POINTS] if complete else {},
-            errors=trial.user_attrs[ERRORS] if complete else {},
-            seconds=trial.user_attrs[SECONDS] if complete else None,
-            checkpoint=trial.user_attrs[CHECKPOINT] if complete else None,
-            run=runs.get(f"finetune/{trial.number}"),
+            points=found.points or {} if complete else {},
+            errors=found.errors or {} if complete else {},
+            seconds=found.seconds if complete else None,
+            checkpoint=found.checkpoint if complete else None,
+            run=study.runs.get(f"finetune/{trial.number}"),
             objective=trial.value if complete else None,
-            started=trial.datetime_start or datetime.fromisoformat(self._about["started"]),
-            finished=trial.datetime_complete,
+            started=trial.started or datetime.fromisoformat(self._about.started),
+            finished=trial.finished,
             owner=owner,
-            attempts=self.attempts(work),
-            submission=submission,
+            attempts=tuple(Attempt(**vars(one)) for one in study.attempts.get(work, ())),
+            submission=None if job is None else Submission(**vars(job)),
         )
 
     # -- what is written down ------------------------------------------------------------------------------------------
@@ -204,7 +233,7 @@ class StoredStudy:
     @property
     def runs(self) -> dict[str, str]:
         """The runs of the MLflow record; see `acsearch.reporting.mlflow_record.Record.record`."""
-        return dict(self.optuna_study.user_attrs.get(RUNS, {}))
+        return dict(parse_attribute(RUNS, self.optuna_study.user_attrs.get(RUNS, {})))
 
     def raise_budget(self, budget: int) -> None:
         """Allow more finetunes.
@@ -225,7 +254,8 @@ class StoredStudy:
 
     def attempts(self, work: str) -> tuple[Attempt, ...]:
         """All attempts at a piece of work, oldest first. work: `score-ROW` or `trial-NUMBER`."""
-        return tuple(Attempt(**one) for one in self.optuna_study.user_attrs.get(ATTEMPTS + work, ()))
+        found = parse_attribute(ATTEMPTS + work, self.optuna_study.user_attrs.get(ATTEMPTS + work, []))
+        return tuple(Attempt(**vars(one)) for one in found)
 
     def note_attempts(self, work: str, attempts: Sequence[Attempt]) -> None:
         """For who holds the work's lock."""
@@ -234,7 +264,7 @@ class StoredStudy:
     def submission(self, work: str) -> Submission | None:
         """The job that a piece of work was last handed to."""
         found = self.optuna_study.user_attrs.get(JOB + work)
-        return found and Submission(**found)
+        return found and Submission(**vars(parse_attribute(JOB + work, found)))
 
     def note_submission(self, work: str, submission: Submission) -> None:
         """Remember the job that a piece of work was handed to."""

@@ -23,7 +23,8 @@ from acsearch.runners.base import Observation, Runner
 from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, not_before, outcome_of
 from acsearch.study.events import Doing, EventCallback, Finetuning, ProgressPoller, Scoring
-from acsearch.study.stored import SCORE, TRIAL, StoredStudy
+from acsearch.study.schema import SCORE, TRIAL
+from acsearch.study.stored import StoredStudy
 from acsearch.study.trials import ClaimedTrial, Trials
 from trainers.errors import CandidateError, CrashedError
 

@@ -24,7 +24,8 @@ from acsearch.law.features import Features
 from acsearch.policies.registry import make_policy
 from acsearch.policies.sampler import PARAMETER, CandidateSampler
 from acsearch.study.events import EventCallback, Proposed, Resumed, Waiting
-from acsearch.study.stored import REPRESENTATION, SURPLUS, TRIAL, StoredStudy
+from acsearch.study.schema import REPRESENTATION, SURPLUS, TRIAL
+from acsearch.study.stored import StoredStudy
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 from acsearch.policies.base import State
 from acsearch.policies.sampler import proposal_seed
 from acsearch.storage.home import Home
+from acsearch.study.schema import SURPLUS
 from acsearch.study.snapshot import Snapshot
-from acsearch.study.stored import SURPLUS, StoredStudy
+from acsearch.study.stored import StoredStudy
 from acsearch.study.trials import Trials
 from chaos.places import BUDGET, Place
 from support import s3

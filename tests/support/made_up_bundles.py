@@ -39,20 +39,28 @@ def made_up(
         name: {"size": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in (said or content).items()
     }
     about = {"format": 1, "acsearch": __version__, "study": "s", "host": "h", "files": entries} | manifest
-    text = json.dumps(about).encode()
-    packed = b""
-    for name, one in {"manifest.json": text, **content}.items():
+    return packed(file, {"manifest.json": json.dumps(about).encode(), **content}, more)
+
+
+def packed(file: Path, content: dict[str, bytes], more: bytes = b"") -> Path:
+    """A bundle of these files, the manifest among them. more: behind the last."""
+    pieces: list[bytes] = []
+    for name, one in content.items():
         info = tarfile.TarInfo(name)
         info.size = len(one)
-        packed += info.tobuf(tarfile.GNU_FORMAT) + one + bytes(-len(one) % 512)
-    return sealed(file, packed + more + bytes(1024))
+        pieces += [info.tobuf(tarfile.GNU_FORMAT), one, bytes(-len(one) % 512)]
+    return sealed(file, b"".join([*pieces, more, bytes(1024)]))
 
 
-def content_of(good: Path) -> dict[str, Any]:
+def members_of(good: Path) -> dict[str, bytes]:
+    """The files of a bundle, the manifest among them."""
     with (
         good.open("rb") as file,
         tarfile.open(fileobj=zstandard.ZstdDecompressor().stream_reader(file), mode="r|") as tar,
     ):
-        read = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-    study: dict[str, Any] = json.loads(read["study.json"])
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def content_of(good: Path) -> dict[str, Any]:
+    study: dict[str, Any] = json.loads(members_of(good)["study.json"])
     return study

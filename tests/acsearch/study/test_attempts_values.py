@@ -63,10 +63,10 @@ def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     submission = Submission("slurm", "17", str(log), NOON.isoformat())
     assert str(submission) == "job 17 of slurm"
-    assert submission.last_lines() == []  # not readable from here
+    assert submission.last_lines(tmp_path) == []  # not readable from here
     log.write_bytes(b"\xff0\n" + b"".join(b"%d\n" % line for line in range(1, 9)))
-    assert submission.last_lines() == ["4", "5", "6", "7", "8"]
-    assert submission.last_lines(2) == ["7", "8"]
-    assert submission.last_lines(20)[0].endswith("0")
+    assert submission.last_lines(tmp_path) == ["4", "5", "6", "7", "8"]
+    assert submission.last_lines(tmp_path, 2) == ["7", "8"]
+    assert submission.last_lines(tmp_path, 20)[0].endswith("0")
     with pytest.raises(FrozenInstanceError):
         submission.job = "18"  # type: ignore[misc]
