@@ -54,7 +54,7 @@ from acsearch.study.schema import (
     first_error,
     is_local,
 )
-from acsearch.study.stored import StoredStudy
+from acsearch.study.stored import StoredStudy, exists
 from acsearch.tables.table import Table
 from trainers.errors import AcsearchError
 from trainers.utils.strict_yaml import abbreviate
@@ -254,10 +254,9 @@ def _read_local(home: Home, name: str) -> StudyContent | None:
         return None  # an error of creating it comes later
     if name not in optuna.get_all_study_names(storage):
         return None
-    found = read_export(storage, name)
-    if found.about is None:
+    if not exists(storage, name):
         raise BundleError(f"study {name!r} is here already, and acsearch did not start it; nothing was imported")
-    return found
+    return read_export(storage, name)
 
 
 def _parse(archive: Archive) -> StudyContent:

@@ -313,4 +313,4 @@ def exists(storage: optuna.storages.BaseStorage, name: str) -> bool:
 def summaries(storage: optuna.storages.BaseStorage) -> list[optuna.study.StudySummary]:
     """The acsearch studies of a storage, oldest first."""
     with reading("--storage"):
-        return [one for one in optuna.get_all_study_summaries(storage) if ABOUT in one.user_attrs]
+        return [one for one in optuna.get_all_study_summaries(storage, False) if ABOUT in one.user_attrs]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from acsearch.bundles.transfer import export_study, import_study
+from acsearch.bundles.transfer import import_study, read_export
 from acsearch.cli import console
 from acsearch.reporting.summary import headline, ranking
 from acsearch.runners.base import CandidateScores, Observation
@@ -22,7 +22,7 @@ from support import fuzzing
 from support.bundled_studies import run
 from support.fuzzing import assert_helpful, cases, damaged_bytes, damaged_tree
 from support.homes import TempHome, tell
-from support.made_up_bundles import members_of, packed
+from support.made_up_bundles import packed
 from trainers.errors import AcsearchError
 
 STAGE = "work/stages/0123456789abcdef01234567"
@@ -59,11 +59,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             points = dict.fromkeys(study.table.benchmarks, 50.0)
             tell(study, 0, Observation(points, 9.0, dict.fromkeys(points, 2.0), f"{trains.work}/{STAGE[5:]}/result"))
     for home in (looked_up, trains):
-        export_study(home, "s", folder / f"{home.folder.name}.tar.zst")
+        text = read_export(home.open_storage(create=False), "s").model_dump_json(exclude_unset=True)
+        (folder / f"{home.folder.name}.json").write_text(text)
     return folder
 
 
-def files(study: dict[str, Any]) -> dict[str, bytes]:
+def files(study: Any) -> dict[str, bytes]:
     """Files of a work folder beside a study."""
     weights, log = b"weights", b'{"step": 1, "time": 1.0, "metrics": {"loss": 1.0}}\n'
     mark = json.dumps({"weights.safetensors": hashlib.sha256(weights).hexdigest()}).encode()
@@ -82,9 +83,7 @@ def damaged_bundle(draw: fuzzing.Draw, study: dict[str, Any], file: Path) -> Pat
     kind = draw(st.sampled_from(["study"] * 8 + ["local", "text", "manifest", "manifest", "names", "mark"]))
     values = st.sampled_from([*TIMES, *PATHS])
     if kind == "study":
-        study = (
-            draw(damaged_tree({"s": study}, values))["s"] if draw(st.booleans()) else part_damaged(draw, study, values)
-        )
+        study = draw(damaged_tree(study, values)) if draw(st.booleans()) else part_damaged(draw, study, values)
     if kind == "local":
         key = draw(st.sampled_from([*LOCAL]))
         place = draw(st.sampled_from([study, *study["trials"]]))
@@ -99,11 +98,11 @@ def damaged_bundle(draw: fuzzing.Draw, study: dict[str, Any], file: Path) -> Pat
         )
         content = {(new if one == name else one): inside for one, inside in content.items()}
     if kind == "mark":
-        content[f"{STAGE}/result/commit.json"] = json.dumps(draw(damaged_tree({"a": "0" * 64}))).encode()
+        content[f"{STAGE}/result/commit.json"] = json.dumps(draw(damaged_tree({"a": "0" * 64})), default=str).encode()
     entries = {name: {"size": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in content.items()}
     manifest: Any = {"format": 1, "acsearch": "0.1", "study": "s", "host": "h", "files": entries}
     if kind == "manifest":
-        manifest = draw(damaged_tree({"m": manifest}, values))["m"]
+        manifest = draw(damaged_tree(manifest, values))
     text = json.dumps(manifest, default=str).encode()
     return packed(file, {"manifest.json": text, **{name: one for name, one in content.items() if tar_can(name)}})
 
@@ -149,7 +148,7 @@ def test_bundle(
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     monkeypatch.chdir(tmp_path)
-    study = json.loads(members_of(world / f"{kind}.tar.zst")["study.json"])
+    study = json.loads((world / f"{kind}.json").read_text())
     file = damaged_bundle(damaged.draw, study, tmp_path / "b")
     here = TempHome(tmp_path / "here")
     if damaged.draw(st.booleans()):
@@ -171,7 +170,7 @@ def test_bundle(
 @pytest.mark.parametrize("kind", ["recorded", "trained"])
 def test_what_is_damaged_was_good(world: Path, tmp_path: Path, kind: str) -> None:
     """So that each is refused for its damage."""
-    study = json.loads(members_of(world / f"{kind}.tar.zst")["study.json"])
+    study = json.loads((world / f"{kind}.json").read_text())
     content = files(study)
     entries = {name: {"size": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in content.items()}
     manifest = {"format": 1, "acsearch": "0.1", "study": "s", "host": "h", "files": entries}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import sqlalchemy
 import zstandard
 
-from acsearch.bundles import transfer as bundle
 from acsearch.bundles.transfer import export_study, import_study
 from acsearch.errors import BundleError, StudyError
 from acsearch.study.snapshot import Snapshot
@@ -50,26 +53,102 @@ def test_twice_changes_nothing(here: TempHome, there: TempHome, tmp_path: Path) 
     assert not import_study(there, first).changes
 
 
-def test_an_import_that_was_killed_is_ended_by_the_next(
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+import optuna
+from acsearch.bundles.transfer import import_study
+from support.homes import TempHome
+
+add, added = optuna.Study.add_trial, []
+
+def until_killed(self, trial):
+    if len(added) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    added.append(trial)
+    add(self, trial)
+
+optuna.Study.add_trial = until_killed
+import_study(TempHome(Path(sys.argv[1]), sys.argv[2] or None), Path(sys.argv[3]))
+"""
+
+
+def kill_import(home: TempHome, file: Path, url: str = "") -> None:
+    """An import that is killed with -9 after its first trial."""
+    support = str(Path(__file__).parents[2])
+    arguments = [sys.executable, "-c", KILLED, str(home.folder), url, str(file), support]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_an_import_that_was_killed_wrote_nothing(here: TempHome, there: TempHome, tmp_path: Path) -> None:
+    run(there.start(budget=6), 1)
+    first, second = tmp_path / "first.tar.zst", tmp_path / "second.tar.zst"
+    export_study(there, "s", first)
+    run(there.study(), 3)
+    export_study(there, "s", second)
+    kill_import(here, second)
+    assert not optuna.get_all_study_names(here.open_storage(create=False))
+    import_study(here, first)
+    before, _ = here.content()
+    kill_import(here, second)
+    after, _ = here.content()  # the database undoes what was cut off when it is next opened
+    assert after == before
+    import_study(here, second)
+    assert trials(here) == trials(there)
+
+
+@pytest.mark.parametrize("what", ["set_user_attr", "add_trial"])
+@pytest.mark.parametrize("present", [False, True])
+def test_an_import_that_fails_leaves_the_storage_as_it_was(
+    here: TempHome, there: TempHome, tmp_path: Path, what: str, present: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(there.start(budget=6), 1)
+    if present:
+        carry(there, here)
+    else:
+        here.open_storage(create=True)
+    there.study().raise_budget(7)
+    run(there.study(), 3)
+    before, write = here.content(), getattr(optuna.Study, what)
+
+    def fails(self: Any, *arguments: Any) -> None:
+        write(self, *arguments)
+        raise Interrupted
+
+    export_study(there, "s", tmp_path / "b.tar.zst")
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, what, fails)
+        with pytest.raises(Interrupted):
+            import_study(here, tmp_path / "b.tar.zst")
+    assert here.content() == before
+    import_study(here, tmp_path / "b.tar.zst")
+    assert trials(here) == trials(there)
+
+
+def test_what_cannot_be_read_again_is_not_committed(
     here: TempHome, there: TempHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(there.start(), 3)
-    add, added = bundle.optuna.Study.add_trial, []
-
-    def until_killed(self: Any, trial: Any) -> None:
-        if len(added) == 2:
-            raise Interrupted
-        added.append(trial)
-        add(self, trial)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bundle.optuna.Study, "add_trial", until_killed)
-        with pytest.raises(Interrupted):
-            carry(there, here)
-    with pytest.raises(StudyError, match="no study 's'"):  # nobody goes on with half of it
-        here.study()
+    """Whatever the reason: a study here that was damaged before, for instance."""
+    run(there.start(budget=6), 2)
     carry(there, here)
-    assert trials(here) == trials(there)
+    here.study().optuna_study.set_user_attr("attempts-trial-9", [])
+    before = here.content()
+    run(there.study(), 1)
+    with pytest.raises((BundleError, StudyError), match="trial 9 is missing"):
+        carry(there, here)
+    assert here.content() == before
+
+
+def test_a_study_that_acsearch_did_not_start_is_left_alone(here: TempHome, there: TempHome) -> None:
+    run(there.start(), 1)
+    foreign = optuna.create_study(study_name="s", storage=here.open_storage(create=True), direction="minimize")
+    foreign.set_user_attr("budget", "mine")
+    before = here.content()
+    with pytest.raises(BundleError, match=r"study 's' is here already, and acsearch did not start it"):
+        carry(there, here)
+    assert here.content() == before
 
 
 def test_a_bundle_is_a_tar_that_others_read(there: TempHome, tmp_path: Path) -> None:
@@ -112,4 +191,13 @@ def test_to_postgresql_and_back(there: TempHome, tmp_path: Path, undisturbed: Sn
         assert not carry(there, here).changes
         assert proposals(run(here.study())) == proposals(undisturbed)[:4]
         carry(here, there)
+        export_study(there, "s", tmp_path / "again.tar.zst")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("create database empty"))
+        killed = TempHome(tmp_path / "killed", f"{url}/empty")
+        kill_import(killed, tmp_path / "again.tar.zst", f"{url}/empty")
+        assert not optuna.get_all_study_names(killed.open_storage(create=False))
+        killed.claims("s").steal()
+        import_study(killed, tmp_path / "again.tar.zst")
+        assert trials(killed) == trials(there)
     assert proposals(there.study().snapshot()) == proposals(undisturbed)[:4]
