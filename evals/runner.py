@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from evals.benchmarks import Benchmark
 from evals.definition import data_digest
 from trainers.checkpoints.work_store import Store
 from trainers.errors import EvaluationError
 from trainers.utils.atomic import atomic_write
+from trainers.utils.parsing import parse_json
 from trainers.utils.progress import BenchmarkCallback
 
 if TYPE_CHECKING:
@@ -45,6 +48,15 @@ class BenchmarkScore:
     points: float
     standard_error: float | None
     samples: int
+
+
+class _Result(BaseModel):
+    """What the file of a result must have."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    of: dict[str, Any]
+    score: BenchmarkScore
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,11 @@ def _files(folder: Path, name: str) -> tuple[Path, Path]:
 
 def _committed(folder: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        result: dict[str, Any] = json.loads((folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        result: dict[str, Any] = parse_json((folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        _Result.model_validate(result)
     except (OSError, ValueError):
         return None
-    return result if result.get("of") == wanted and (folder / "samples" / f"{name}.jsonl").exists() else None
+    return result if result["of"] == wanted and (folder / "samples" / f"{name}.jsonl").exists() else None
 
 
 def _commit(folder: Path, benchmark: Benchmark, of: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 MANIFEST_BYTES = 32 << 20
-TEXT_BYTES = 64 << 20  # study.json and the manifests of checkpoints, together
+TEXT_BYTES = 64 << 20  # study.json, measured scores and the manifests of checkpoints, together
 WINDOW_BYTES = 8 << 20  # that a decompressor has to keep; zstd's default level takes 2 MiB
 DENSEST, FREE = 1000, 256 << 20  # a bundle may unpack to so many times its size, and to this much anyway
 EXTRA_ATTRIBUTES, EXTRA_TRIALS = 100, 1000  # that acsearch does not know; that are beyond the budget

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from acsearch import __version__
 from acsearch.bundles import limits
-from acsearch.bundles.writer import BLOCK, CHUNK, FORMAT, MANIFEST, STUDY, TRAILER, Entry, Manifest, header
+from acsearch.bundles.writer import BLOCK, CHUNK, FORMAT, MANIFEST, SCORES, STUDY, TRAILER, Entry, Manifest, header
 from acsearch.errors import BundleError
 from acsearch.study.schema import first_error
 from trainers.checkpoints import commit
@@ -45,7 +45,7 @@ class Archive:
     Attributes:
         path: The bundle.
         manifest: Its manifest.
-        texts: Contents of study.json and of the manifests of checkpoints, by name.
+        texts: Contents of study.json, of measured scores and of the manifests of checkpoints, by name.
 
     Raises:
         BundleError: the file cannot be read, is damaged, or is not a bundle that acsearch can have made.
@@ -146,7 +146,7 @@ class Archive:
         if size > limits.FREE + limits.DENSEST * packed:
             raise self._broken(f"it unpacks to {size / 1e9:.1f} GB, {size // packed} times its size")
         if sum(entry.size for name, entry in manifest.files.items() if _is_text(name)) > limits.TEXT_BYTES:
-            raise self._broken(f"{STUDY} is larger than {limits.TEXT_BYTES} bytes")
+            raise self._broken(f"{STUDY} and other texts are larger than {limits.TEXT_BYTES} bytes")
 
     def _checked(self, name: str, text: bytes) -> bytes:
         try:
@@ -215,4 +215,4 @@ class _Tar:
 
 
 def _is_text(name: str) -> bool:
-    return name == STUDY or name.endswith(f"/{commit.MANIFEST}")
+    return name == STUDY or name.startswith(SCORES) or name.endswith(f"/{commit.MANIFEST}")

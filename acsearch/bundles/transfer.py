@@ -141,7 +141,7 @@ def import_study(home: Home, file: Path, *, study: str | None = None, budget: in
     """
     with Archive(file, work_files.free_space(home.work)) as archive:
         there = _parse(archive)
-        work_files.check_checkpoints(archive)
+        work_files.check(archive)
         here = _read_local(home, there.name) or StudyContent(name=there.name)
         if here.about is None:
             there = _relocate(there, study)

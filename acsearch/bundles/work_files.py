@@ -14,17 +14,30 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from acsearch.bundles.reader import Archive
-from acsearch.bundles.writer import Entry
+from acsearch.bundles.writer import SCORES, Entry
 from acsearch.errors import BundleError
 from acsearch.runners.base import Artifacts
+from acsearch.study.schema import Number, first_error
 from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, latest, verify
 from trainers.utils.atomic import atomic_write
 from trainers.utils.locks import Locks
 
 _ROOT = "work"
 _RESULT, _OUTBOX = "result", "outbox.jsonl"  # the names in `trainers.training.train`, which would import torch
+
+
+def _with_value(measured: dict[str, float | None]) -> dict[str, float | None]:
+    if measured.get("value") is None:
+        raise ValueError("no value")
+    return measured
+
+
+_MEASUREMENT = TypeAdapter(Annotated[dict[str, Number | None], AfterValidator(_with_value)])
 
 
 def study_files(artifacts: Artifacts, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:
@@ -67,12 +80,18 @@ def free_space(work: Path) -> int:
     return shutil.disk_usage(next(path for path in work.absolute().parents if path.exists())).free
 
 
-def check_checkpoints(archive: Archive) -> None:
-    """Check every checkpoint in a bundle against its own manifest.
+def check(archive: Archive) -> None:
+    """Check every checkpoint in a bundle against its own manifest, and every measured score.
 
     Raises:
-        BundleError: a checkpoint does not have the files that its manifest lists.
+        BundleError: a checkpoint does not have the files that its manifest lists, or a score is no number.
     """
+    for name, text in archive.texts.items():
+        if name.startswith(SCORES):
+            try:
+                _MEASUREMENT.validate_json(text, strict=True)
+            except ValidationError as error:
+                raise BundleError(f"{archive.path}: {name}: {first_error(error)}") from error
     for unit, names in _units(archive).items():
         files = {PurePosixPath(name).name: archive.manifest.files[name].sha256 for name in names}
         files.pop(MANIFEST, None)

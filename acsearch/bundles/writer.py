@@ -30,9 +30,10 @@ from trainers.utils.strict_yaml import StrictModel, abbreviate
 FORMAT = 1
 STUDY = "study.json"
 MANIFEST = "manifest.json"
+SCORES = "work/scores/"
 _FILE = r"[^/.\x00-\x1f][^/\x00-\x1f]{0,199}"
 _NAMES = re.compile(
-    rf"study\.json|work/scores/[AC]-[0-9a-f]{{24}}\.json|work/stages/[0-9a-f]{{24}}/"
+    rf"study\.json|{SCORES}[AC]-[0-9a-f]{{24}}\.json|work/stages/[0-9a-f]{{24}}/"
     rf"(outbox\.jsonl|eval/(results|samples)/{_FILE}|(result|step-[0-9]{{8}})/{_FILE})"
 )
 TRAILER = bytes.fromhex("502a4d18") + (32).to_bytes(4, "little")  # a skippable frame of 32 bytes

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from hypothesis import strategies as st
 
 from acsearch.bundles.transfer import import_study, read_export
 from acsearch.cli import console
+from acsearch.config.study_file import Source, load_source
+from acsearch.policies.registry import POLICIES
 from acsearch.reporting.summary import headline, ranking
-from acsearch.runners.base import CandidateScores, Observation
+from acsearch.runners.base import CandidateScores, Measurement, Observation
 from acsearch.study.trials import Trials
+from acsearch.tables.table import LARGEST
 from support import fuzzing
 from support.bundled_studies import run
 from support.fuzzing import assert_helpful, cases, damaged_bytes, damaged_tree
@@ -25,6 +30,7 @@ from support.homes import TempHome, tell
 from support.made_up_bundles import packed
 from trainers.errors import AcsearchError
 
+MEASUREMENT = "work/scores/A-0123456789abcdef01234567.json"
 STAGE = "work/stages/0123456789abcdef01234567"
 # what only the importing side has, and what a look at the study must not follow
 LOCAL = {
@@ -70,7 +76,7 @@ def files(study: Any) -> dict[str, bytes]:
     mark = json.dumps({"weights.safetensors": hashlib.sha256(weights).hexdigest()}).encode()
     return {
         "study.json": json.dumps(study, default=str).encode(),
-        "work/scores/A-0123456789abcdef01234567.json": b'{"value": -1.0}',
+        MEASUREMENT: b'{"value": -1.0}',
         f"{STAGE}/eval/results/b.json": b"{}",
         f"{STAGE}/outbox.jsonl": log,
         f"{STAGE}/result/weights.safetensors": weights,
@@ -80,10 +86,14 @@ def files(study: Any) -> dict[str, bytes]:
 
 def damaged_bundle(draw: fuzzing.Draw, study: dict[str, Any], file: Path) -> Path:
     """Its study or its manifest, in keys, values, text or bytes; sums and seal are right, unless they are damaged."""
-    kind = draw(st.sampled_from(["study"] * 8 + ["local", "text", "manifest", "manifest", "names", "mark"]))
+    others = ["local", "text", "manifest", "manifest", "names", "mark", "measurement"]
+    kind = draw(st.sampled_from(["study"] * 8 + ["plausible"] * 6 + others))
     values = st.sampled_from([*TIMES, *PATHS])
     if kind == "study":
         study = draw(damaged_tree(study, values)) if draw(st.booleans()) else part_damaged(draw, study, values)
+    if kind == "plausible":
+        for _ in range(draw(st.integers(1, 4))):
+            make_plausible(draw, study)
     if kind == "local":
         key = draw(st.sampled_from([*LOCAL]))
         place = draw(st.sampled_from([study, *study["trials"]]))
@@ -99,6 +109,8 @@ def damaged_bundle(draw: fuzzing.Draw, study: dict[str, Any], file: Path) -> Pat
         content = {(new if one == name else one): inside for one, inside in content.items()}
     if kind == "mark":
         content[f"{STAGE}/result/commit.json"] = json.dumps(draw(damaged_tree({"a": "0" * 64})), default=str).encode()
+    if kind == "measurement":
+        content[MEASUREMENT] = json.dumps(draw(damaged_tree({"value": -1.0, "x": 2.0})), default=str).encode()
     entries = {name: {"size": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in content.items()}
     manifest: Any = {"format": 1, "acsearch": "0.1", "study": "s", "host": "h", "files": entries}
     if kind == "manifest":
@@ -114,6 +126,44 @@ def part_damaged(draw: fuzzing.Draw, study: dict[str, Any], values: st.SearchStr
     key = draw(st.sampled_from([*part]))
     part[key] = draw(values | fuzzing.strange() | damaged_tree([part[key]], values).map(lambda one: one and one[0]))
     return study
+
+
+def make_plausible(draw: fuzzing.Draw, study: dict[str, Any]) -> None:
+    """Another value that a study could have, however unlikely it is. What follows from it is changed as well."""
+    attributes, about = study["attributes"], study["attributes"]["acsearch"]
+    trial = draw(st.sampled_from(study["trials"]))
+    number, positive = st.floats(-LARGEST, LARGEST), st.floats(0, LARGEST)
+    scored = [key for key in attributes if key.startswith("score-")] or ["budget"]
+    kinds = ["title", "seed", "policy", "budget", "time", "trial", "extra", "points", "points", "score", "failed"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "title":
+        about["title"] = draw(st.text())
+    elif kind == "seed":
+        about["seed"] = draw(st.integers(0, 2**64))
+    elif kind == "policy":
+        about["policy"] = draw(st.sampled_from([*POLICIES]))
+    elif kind == "budget":
+        attributes["budget"] = draw(st.integers(1, 15))
+    elif kind == "time":
+        trial["started"] = draw(st.datetimes(datetime(2000, 1, 1), datetime(2199, 12, 31))).isoformat()
+    elif kind == "trial" and trial["state"] == "COMPLETE":
+        names = [*trial["attributes"]["points"]]
+        trial["attributes"]["seconds"] = draw(positive)
+        trial["attributes"]["errors"] = draw(st.dictionaries(st.sampled_from(names), positive | st.none()))
+    elif kind == "extra":
+        key = draw(st.text(min_size=1))
+        draw(st.sampled_from([study, trial]))["attributes"].setdefault(key, draw(fuzzing.strange()))
+    elif kind == "points" and trial["state"] == "COMPLETE":
+        table = load_source(Source(**about["table"]["source"]))
+        points = {name: draw(number) for name in table.benchmarks}
+        scaled = table.scale([*points.values()])
+        trial["attributes"] |= {"points": points, "scores": dict(zip(points, scaled.tolist(), strict=True))}
+        trial["value"] = float(scaled.mean())
+    elif kind == "score" and (key := draw(st.sampled_from(scored))) != "budget":
+        attributes[key]["alignment"] = [draw(number)] * len(attributes[key]["alignment"])
+        attributes[key]["correspondence"] = draw(number)
+    elif kind == "failed":
+        trial |= {"state": "FAIL", "value": None, "finished": "2026-11-24T09:00:00"}
 
 
 def tar_can(name: str) -> bool:
@@ -159,10 +209,12 @@ def test_bundle(
         try:
             import_study(here, file)
         except AcsearchError as error:
-            assert_helpful(error.line, [str(file), "study 's'", "prior", "polic", "the table", "--study", "--budget"])
+            assert_helpful(error.line, [str(file), "nothing was imported", "prior", "polic", "the table", "--study"])
             assert here.content() == before
         else:
             look(here)
+            measured = here.folder / MEASUREMENT
+            assert not measured.exists() or math.isfinite(Measurement.from_json(json.loads(measured.read_text())).value)
             assert "root:" not in capsys.readouterr().out
     assert outside(tmp_path) == around
 

@@ -11,6 +11,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from trainers.utils.atomic import atomic_write
 
 
@@ -27,6 +29,9 @@ class MetricsEntry:
     step: int
     time: float
     metrics: dict[str, float]
+
+
+_ENTRY = TypeAdapter(MetricsEntry)
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,13 @@ class MetricsLog:
             file.write(_json(MetricsEntry(step, time.time(), metrics)))
 
     def read(self) -> list[MetricsEntry]:
-        """Every whole entry; a line that a crash cut short is left out."""
+        """Every whole entry; a line that a crash cut short, or that is none, is left out."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         read = []
         for line in lines:
             try:
-                read.append(MetricsEntry(**json.loads(line)))
-            except (ValueError, TypeError):
+                read.append(_ENTRY.validate_json(line))
+            except ValueError:
                 continue
         return read
 

@@ -21,6 +21,7 @@ from acsearch.runners.recorded import RecordedRunner
 from acsearch.study.study import Study
 from support.homes import TempHome
 from support.made_up_bundles import content_of, made_up, sealed, tar
+from trainers.errors import AcsearchError
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,11 @@ def test_what_is_made_up_well_is_taken(good: Path, tmp_path: Path) -> None:
     """Otherwise the others below would be refused for nothing."""
     study = json.dumps(content_of(good)).encode()
     score = "work/scores/A-0123456789abcdef01234567.json"
-    done = import_study(TempHome(tmp_path / "here"), made_up(tmp_path / "b", {"study.json": study, score: b"{}"}))
+    done = import_study(
+        TempHome(tmp_path / "here"), made_up(tmp_path / "b", {"study.json": study, score: b'{"value": 1}'})
+    )
     assert (len(done.changes.add), done.files) == (2, 1)
-    assert (tmp_path / "here" / score).read_bytes() == b"{}"
+    assert (tmp_path / "here" / score).read_bytes() == b'{"value": 1}'
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,9 @@ def changed(study: dict[str, Any], path: str, value: object) -> bytes:
     return json.dumps(study).encode()
 
 
+JOB = {"cluster": "c", "job": "1", "log": "/etc/passwd", "submitted": "2026-11-24T09:00:00"}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "why"),
     [
@@ -156,7 +162,7 @@ def changed(study: dict[str, Any], path: str, value: object) -> bytes:
         ("attributes/score-99", {"alignment": [0.0] * 8, "correspondence": None}, "scores of a candidate 99"),
         ("attributes/score-0", {"alignment": [0.0], "correspondence": None}, "scores of a candidate 0 on 1 benchmarks"),
         ("attributes/score-0", {"alignment": "x"}, "alignment: Input should be"),
-        ("attributes/score-x", {"alignment": [0.0] * 8, "correspondence": None}, "score-x: names no piece"),
+        ("attributes/score-x", {"alignment": [0.0] * 8, "correspondence": None}, "'score-x': names no piece"),
         ("trials/1/number", 2, "trials are not numbered from 0"),
         ("trials/1/state", "DONE", "trials.1.state"),
         ("trials/1/candidate", 13, "trial 1: candidate 13 of 13"),
@@ -164,6 +170,30 @@ def changed(study: dict[str, Any], path: str, value: object) -> bytes:
         ("trials/1/candidate", 12, "'CLIP336' is not candidate 12"),
         ("trials/1/pool", 14, "trial 1: .* is not candidate"),
         ("trials/1/value", None, "trial 1: COMPLETE, value None"),
+        ("trials/1/value", 99, "trial 1: its value is 99, and 0.* by its points"),
+        ("trials/1/value", float("nan"), "trials.1.value: Input should be a finite number"),
+        ("trials/1/started", "0001-01-01T00:00:00", "trials.1.started: a time in the year 1"),
+        ("trials/1/attributes/errors", None, "trial 1: no seconds, or errors"),
+        ("trials/1/attributes/seconds", "1", "trials.1.attributes.seconds: Input should be a valid number"),
+        ("trials/1/attributes/errors", {"mme": -1.0}, "trials.1.attributes.errors.mme"),
+        ("trials/1/attributes/errors", {"other": 1.0}, "trial 1: no seconds, or errors that are not those of"),
+        ("trials/1/attributes/points/mme", 1e13, "trials.1.attributes.points.mme: Input should be less than"),
+        ("trials/1/attributes/points/mme", 1.0, "trial 1: its score on mme is .* by its points"),
+        ("trials/1/attributes/checkpoint", "/etc/passwd", "trial 1: its checkpoint '/etc/passwd' is not in the work"),
+        ("trials/1/attributes/representation", "x" * 9999, "trial 1: 'xxx.* is not candidate"),
+        ("trials/1/attributes/x\ny", 1, r"an attribute called 'x\\ny'"),
+        ("trials/1/attributes/note", "x" * 100_000, "note is longer than 100000 bytes"),
+        ("trials/1/state", "WAITING", "trial 1: WAITING, value"),
+        ("attributes/acsearch/objective", "none", "the objective 'none' is none of its benchmarks"),
+        ("attributes/acsearch/started", "9999-12-31T23:59:59", "acsearch.started: a time in the year 9999"),
+        (
+            "attributes/job-trial-1",
+            JOB,
+            "job-trial-1 belongs to the place that it was exported from, and no bundle has",
+        ),
+        ("attributes/attempts-trial-1", [], "attempts-trial-1 belongs to the place"),
+        ("attributes/runs", {"study/s": "0" * 32}, "runs belongs to the place"),
+        ("attributes/job-x", 1, "'job-x': names no piece of work"),
         ("trials/1/finished", "yesterday", "trials.1.finished"),
         ("trials/1/finished", "2026-01-01T00:00:00+00:00", "trials.1.finished"),
         ("trials/1/attributes/points", {"mme": 1.0}, "trial 1: points are not those of mmbench_en"),
@@ -174,6 +204,44 @@ def changed(study: dict[str, Any], path: str, value: object) -> bytes:
 def test_studies_that_acsearch_does_not_write(good: Path, tmp_path: Path, path: str, value: object, why: str) -> None:
     study = changed(content_of(good), path, value)
     refused(made_up(tmp_path / "b", {"study.json": study}), tmp_path, why)
+
+
+@pytest.mark.parametrize("key", ["points", "errors", "seconds", "checkpoint", "scores"])
+def test_a_finished_trial_without_all_that_it_measured(good: Path, tmp_path: Path, key: str) -> None:
+    study = content_of(good)
+    del study["trials"][1]["attributes"][key]
+    file = made_up(tmp_path / "b", {"study.json": json.dumps(study).encode()})
+    refused(file, tmp_path, f"trial 1: complete, without {key}")
+
+
+def test_a_policy_that_is_not_known_here(good: Path, tmp_path: Path) -> None:
+    study = changed(content_of(good), "attributes/acsearch/policy", "mine")
+    with pytest.raises(AcsearchError, match="no policy 'mine'"):
+        import_study(TempHome(tmp_path / "here"), made_up(tmp_path / "b", {"study.json": study}))
+    assert not (tmp_path / "here").exists()
+
+
+def test_more_attributes_than_others_can_have_noted(good: Path, tmp_path: Path) -> None:
+    study = content_of(good)
+    study["attributes"] |= {f"note {number}": number for number in range(101)}
+    file = made_up(tmp_path / "b", {"study.json": json.dumps(study).encode()})
+    refused(file, tmp_path, "101 attributes that acsearch does not know")
+
+
+def test_what_is_wrong_with_a_file_that_a_bundle_names_is_not_said(good: Path, tmp_path: Path) -> None:
+    """It may name any file here, and errors are printed and logged."""
+    (tmp_path / "secrets.csv").write_text("my password\n")
+    study = changed(content_of(good), "attributes/acsearch/table/source/table", str(tmp_path / "secrets.csv"))
+    with pytest.raises(BundleError, match="cannot be used here; give the study's folder here with --study") as raised:
+        import_study(TempHome(tmp_path / "here"), made_up(tmp_path / "b", {"study.json": study}))
+    assert "password" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", [b"{}", b"[1]", b'{"value": null}', b'{"value": NaN}', b'{"value": "1"}', b"[" * 99])
+def test_a_measured_score_that_is_no_number(good: Path, tmp_path: Path, text: bytes) -> None:
+    study = json.dumps(content_of(good)).encode()
+    score = "work/scores/A-0123456789abcdef01234567.json"
+    refused(made_up(tmp_path / "b", {"study.json": study, score: text}), tmp_path, score)
 
 
 def test_a_candidate_finetuned_twice(good: Path, tmp_path: Path) -> None:
