@@ -53,6 +53,23 @@ def test_an_evaluation_is_not_run_again(tmp_path: Path, questions: dict[str, Pat
     assert second.seconds > json.loads((tmp_path / "out/results/micro_count.json").read_text())["seconds"]
 
 
+def test_a_result_that_is_none_is_measured_again(tmp_path: Path, questions: dict[str, Path]) -> None:
+    """A bundle or a work store may hold any text under its name."""
+    first = run(Oracle(GIVEN), tmp_path / "out", questions)
+    file = tmp_path / "out/results/micro_count.json"
+    good = json.loads(file.read_text())
+    for text in (
+        "[]",
+        "[" * 100_000,
+        json.dumps(good | {"score": {"points": "all"}}),
+        json.dumps(good | {"seconds": None}),
+    ):
+        file.write_text(text)
+        model = Oracle(GIVEN)
+        assert run(model, tmp_path / "out", questions).scores == first.scores
+        assert model.batches
+
+
 @pytest.mark.parametrize("change", ["model", "data", "limit", "samples"])
 def test_another_evaluation_is(change: str, tmp_path: Path, questions: dict[str, Path]) -> None:
     run(Oracle(GIVEN), tmp_path / "out", questions)
