@@ -97,7 +97,7 @@ def merge(here: StudyContent, there: StudyContent, table: Table, budget: int = 0
         BundleError: the two are not copies of one study, or contradict each other; the message says how.
         ConfigError: the budget is out of range.
     """
-    _check(there, table)
+    check_export(there, table)
     _check_same_study(here, there)
     if budget and not there.budget <= budget <= len(table.representations):
         raise ConfigError(f"--budget {budget}: choose {there.budget} to {len(table.representations)}")
@@ -134,8 +134,12 @@ def merge(here: StudyContent, there: StudyContent, table: Table, budget: int = 0
     return Changes(attributes, tuple(finish), tuple(add))
 
 
-def _check(export: StudyContent, table: Table) -> None:
-    """Raise BundleError when a study does not fit its table, or is not as an export writes it."""
+def check_export(export: StudyContent, table: Table) -> None:
+    """Check that a study fits its table, and is as an export writes it.
+
+    Raises:
+        BundleError: it is not; the message says what is wrong.
+    """
     try:
         about = export.about
         if about is None:
@@ -152,7 +156,7 @@ def _check(export: StudyContent, table: Table) -> None:
             raise ValueError("a candidate is finetuned twice")
         check(export, table)
     except ValueError as error:
-        raise BundleError(f"study {export.name!r}: not as acsearch writes it: {error}; nothing was imported") from error
+        raise BundleError(f"study {export.name!r}: not as acsearch exports it: {error}") from error
 
 
 def _check_attributes(attributes: dict[str, Any], others: list[str]) -> None:
@@ -173,6 +177,8 @@ def _check_trial(trial: TrialContent) -> None:
     _check_attributes(trial.attributes.stored, [*(trial.attributes.model_extra or {})])
     if trial.state in ("WAITING", "PRUNED"):
         raise ValueError(f"trial {trial.number} is {trial.state}, which acsearch leaves none")
+    if trial.started is None and trial.finished is None:
+        raise ValueError(f"trial {trial.number} has no time of start")
     checkpoint = trial.attributes.checkpoint
     if checkpoint is not None and not RESULT.fullmatch(checkpoint):
         raise ValueError(f"trial {trial.number}: its checkpoint {abbreviate(checkpoint)} is not in the work folder")

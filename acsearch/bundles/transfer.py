@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from acsearch.bundles import work_files
-from acsearch.bundles.merge import RESULT, Changes, merge
+from acsearch.bundles.merge import RESULT, Changes, check_export, merge
 from acsearch.bundles.reader import Archive
 from acsearch.bundles.writer import STUDY, pack
 from acsearch.config.prior_file import load_prior
@@ -55,6 +55,7 @@ from acsearch.study.schema import (
     is_local,
 )
 from acsearch.study.stored import StoredStudy, exists
+from acsearch.study.validation import reading
 from acsearch.tables.table import Table
 from trainers.errors import AcsearchError
 from trainers.utils.strict_yaml import abbreviate
@@ -112,6 +113,7 @@ def export_study(home: Home, name: str, file: Path, *, checkpoints: bool = False
     table = study.snapshot().table  # raises if what it searches has changed
     with locks.exclusive("ask"):  # so that no trial is being created
         export = read_export(storage, name)
+        check_export(export, table)
         in_progress = tuple(
             t.number for t in export.trials if t.state == "RUNNING" and locks.held(f"{TRIAL}{t.number}")
         )
@@ -174,15 +176,12 @@ def read_export(storage: optuna.storages.BaseStorage, name: str) -> StudyContent
     """Read everything that a storage holds of a study, and that another place can use.
 
     Raises:
-        BundleError: the study is not as acsearch writes it.
+        StudyError: the study is not as acsearch writes it.
     """
-    study = optuna.load_study(study_name=name, storage=storage)
-    attributes = study.user_attrs
-    try:
+    with reading(f"study {name!r}"):
+        study = optuna.load_study(study_name=name, storage=storage)
+        attributes = study.user_attrs
         whole = content_of(name, attributes, study.get_trials(deepcopy=False))
-    except ValueError as error:
-        said = first_error(error) if isinstance(error, ValidationError) else str(error)
-        raise BundleError(f"study {name!r}: not as acsearch writes it: {said}") from error
     return StudyContent(
         name=name,
         attributes={key: value for key, value in sorted(attributes.items()) if not is_local(key)},
