@@ -22,7 +22,8 @@ from acsearch.bundles.reader import Archive
 from acsearch.bundles.writer import SCORES, Entry
 from acsearch.errors import BundleError
 from acsearch.runners.base import Artifacts
-from acsearch.study.schema import Number, first_error
+from acsearch.study.schema import Detail, first_error
+from acsearch.tables.table import LARGEST
 from trainers.checkpoints.commit import MANIFEST, commit_folder, committed, latest, verify
 from trainers.utils.atomic import atomic_write
 from trainers.utils.locks import Locks
@@ -32,12 +33,13 @@ _RESULT, _OUTBOX = "result", "outbox.jsonl"  # the names in `trainers.training.t
 
 
 def _with_value(measured: dict[str, float | None]) -> dict[str, float | None]:
-    if measured.get("value") is None:
-        raise ValueError("no value")
+    value = measured.get("value")
+    if value is None or not abs(value) <= LARGEST:
+        raise ValueError(f"value {value}")
     return measured
 
 
-_MEASUREMENT = TypeAdapter(Annotated[dict[str, Number | None], AfterValidator(_with_value)])
+_MEASUREMENT = TypeAdapter(Annotated[dict[str, Detail | None], AfterValidator(_with_value)])
 
 
 def study_files(artifacts: Artifacts, pool: int, finetuned: set[int], *, checkpoints: bool) -> list[Path]:

@@ -54,6 +54,7 @@ def _iso(text: str) -> str:
 IsoTime = Annotated[str, AfterValidator(_iso)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Field(ge=0, le=LARGEST)]
+Detail = Annotated[float, Field(allow_inf_nan=True)]  # one sample, for instance, has no standard error
 StoredTime = Annotated[NaiveDatetime, AfterValidator(_in_range)]
 
 
@@ -109,7 +110,7 @@ class Scores(StrictModel, strict=True):
     alignment: list[Number] = Field(min_length=1)
     correspondence: Number | None
     seconds: Positive = 0.0
-    details: dict[str, Number] = {}
+    details: dict[str, Detail] = {}
 
 
 class StoredAttempt(StrictModel, strict=True):

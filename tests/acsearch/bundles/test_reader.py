@@ -237,6 +237,18 @@ def test_what_is_wrong_with_a_file_that_a_bundle_names_is_not_said(good: Path, t
     assert "password" not in str(raised.value)
 
 
+def test_a_standard_error_may_be_unknown(good: Path, tmp_path: Path) -> None:
+    """As where there is one sample alone."""
+    study = content_of(good)
+    scores = {"alignment": [-1.0] * 8, "correspondence": None, "seconds": 1.0}
+    study["attributes"]["score-0"] = scores | {"details": {"A/standard_error": float("nan")}}
+    score = "work/scores/A-0123456789abcdef01234567.json"
+    content = {"study.json": json.dumps(study).encode(), score: b'{"value": -1.0, "standard_error": NaN, "x": null}'}
+    here = TempHome(tmp_path / "here")
+    assert import_study(here, made_up(tmp_path / "b", content)).changes.scores == 1
+    assert len(here.study().snapshot().finished) == 2
+
+
 @pytest.mark.parametrize("text", [b"{}", b"[1]", b'{"value": null}', b'{"value": NaN}', b'{"value": "1"}', b"[" * 99])
 def test_a_measured_score_that_is_no_number(good: Path, tmp_path: Path, text: bytes) -> None:
     study = json.dumps(content_of(good)).encode()
