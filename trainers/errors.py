@@ -13,14 +13,23 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[0].split()) if lines else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """The same text with everything that could steer a terminal shown as its escape; line ends stay.
+
+    That is control characters, and what is invisible or turns the direction of writing.
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
 class AcsearchError(Exception):
     """Base of every error that acsearch raises on purpose."""
 
     @property
     def line(self) -> str:
         """The message as one line for a terminal: cut where it is long, and nothing in it steers the terminal."""
-        text = " ".join(str(self).split())
-        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+        text = printable(" ".join(str(self).split()))
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 

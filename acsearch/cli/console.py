@@ -23,6 +23,7 @@ from acsearch.tables.table import Table
 if TYPE_CHECKING:
     from acsearch.law.diagnostics import LawFit
     from acsearch.policies.replay import Estimate, Replay
+    from acsearch.reporting.mlflow_record import Changes
     from acsearch.runners.plan import Plan
     from acsearch.storage.home import Home
 
@@ -206,6 +207,31 @@ def summary(snapshot: Snapshot) -> None:
     _console.print()
     for line in caveats(snapshot):
         _console.print(f"  [dim]{escape(line)}[/]")
+
+
+def synced(changes: Changes) -> None:
+    """What was done to a record."""
+    untrue_runs(changes)
+    new, completed = len(changes.added) - len(changes.replaced), sorted(changes.completed - changes.added)
+    if new > 0:
+        _console.print(f"added {new} runs")
+    if completed:
+        _console.print(f"brought up to date: {escape(_some(completed))}")
+    if not (changes.removed or changes.added or completed):
+        _console.print("the record says what the study says; nothing was changed")
+
+
+def untrue_runs(changes: Changes) -> None:
+    """The runs of a record that were not true."""
+    for what, lines in (("removed", changes.removed), ("replaced", changes.replaced)):
+        for line in lines[:_SHOWN]:
+            _console.print(f"{what} the run {escape(line)}")
+        if len(lines) > _SHOWN:
+            _console.print(f"{what} {len(lines) - _SHOWN} more runs")
+
+
+def _some(names: Sequence[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def where(home: Home, study: StoredStudy, missing: str | None) -> None:

@@ -226,7 +226,11 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
 
 @app.command()
 def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None) -> None:
-    """Bring the MLflow record up to date, or make it again where it was lost, from the storage and the work folder."""
+    """Make the MLflow record equal to the study, from the storage and the work folder, and say what has changed.
+
+    Runs that say what is not true any more, as when an older copy of the storage was put back, are deleted (MLflow can
+    restore them) and made again.
+    """
     from acsearch.cli import console, progress
     from acsearch.reporting.recorder import Recorder
     from acsearch.runners.registry import make_artifacts
@@ -234,10 +238,11 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
     home = Home(storage, tracking)
     study = open_study(home, name)
     record = Recorder(home, study, make_artifacts(study.source, home.work, home.store))
-    with progress.waiting("writing the record"):
-        record(with_figures=study.snapshot().is_scored)
+    with progress.waiting("comparing the record"):
+        record(with_figures=True, thorough=True)
     if record.missing is not None:
         raise StudyError(record.missing)
+    console.synced(record.changes)
     console.where(home, study, None)
 
 
@@ -274,6 +279,7 @@ def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
     record = Recorder(home, stored, artifacts)
     with progress.follow(stored) as show:
         record()
+        console.untrue_runs(record.changes)
 
         def on_event(event: Event) -> None:
             show(event)

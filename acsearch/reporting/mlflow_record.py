@@ -1,25 +1,28 @@
-"""The MLflow record of a study: written from a `Snapshot`, any number of times, with the same result.
+"""The MLflow record of a study: made equal to what a `Snapshot` says, whatever it said before.
 
-One parent run for the study; below it a run for each candidate's A and C with what the law predicts for it, and a run
-for each finetune with its scores. Runs are found again by the tag `acsearch.key`; metrics carry the time at which they
-became true, so that logging them twice adds nothing. A crash between any two lines is mended by the next `record`.
-
-Names of representations never become metric keys, which MLflow restricts; they are run names and parameters.
+The content of the runs comes from `acsearch.reporting.run_contents`. Runs are found again by the tag `acsearch.key`;
+what a run lacks is added, and a run that says what is not true (the storage was restored from an older copy, somebody
+else wrote there) is deleted and made again, since MLflow can neither change a parameter nor take a metric back. MLflow
+keeps deleted runs until its garbage collection. So recording twice changes nothing, and a crash between any two lines
+is mended by the next `record`.
 """
 
 from __future__ import annotations
 
-import csv
 import io
+import json
 import logging
+import math
 import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import sqlalchemy.exc
 
 from acsearch import __version__
@@ -27,26 +30,47 @@ from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_secrets
 from acsearch.reporting.figures import figures
 from acsearch.reporting.mlflow_views import experiment_tags, saved_views
-from acsearch.reporting.summary import law_summary, markdown
+from acsearch.reporting.run_contents import TRAINING, MetricPoints, RecordContents, RunContent, metric_names
+from acsearch.reporting.summary import as_markdown, recommendation_csv
 from acsearch.runners.base import Artifacts
 from acsearch.storage.claims import Claims
-from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
+from acsearch.study.snapshot import FinetuneRecord, Snapshot
 from trainers.errors import first_line
-from trainers.training.metrics_log import MetricsLog
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: a study reports to nobody else
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with its password, in the middle of progress
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 AWAY = (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError)  # what a lost server looks like
-_RECORDED = "acsearch.recorded"  # tag of the parent run: steps that are in the record, complete
 _CHAMPION = "champion"
 _BATCH = 900  # metrics of one request, of which MLflow takes 1000
-_MOST_CANDIDATES = 200  # in a larger pool only the most promising candidates get a run of their own
-_STATUS = {"running": "RUNNING", "complete": "FINISHED", "interrupted": "RUNNING"}
+_LONGEST_PARAM, _LONGEST_TAG = 6000, 8000  # characters, where MLflow cuts
+_OURS = ("agg/", "cost/", "bench/", "error/", "score/", "A/", "predict/", "reco/", "law/", TRAINING)  # metrics
+_DRAWN = ("predict/p_best", "predict/p_top3", "reco/p_best", "reco/p_top3")  # from draws, which other rounding may move
+
+Recorded = dict[str, dict[int, list[float]]]  # values by metric and step
+
+
+@dataclass
+class Changes:
+    """What was done to a record.
+
+    Attributes:
+        removed: runs that the study does not have.
+        replaced: runs that said what is not true, with the reason.
+        added: names of the runs that are new, also in the place of others.
+        completed: names of the runs and files that something was written to, the new ones among them.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    added: set[str] = field(default_factory=set)
+    completed: set[str] = field(default_factory=set)
 
 
 class Record:
@@ -54,6 +78,7 @@ class Record:
 
     Attributes:
         uri: of the server or its database.
+        changes: what the last `record` did.
     """
 
     def __init__(self, uri: str, artifacts: Path | None, claims: Claims) -> None:
@@ -71,6 +96,7 @@ class Record:
         self.uri = uri
         self._artifacts = artifacts
         self._claims = claims
+        self.changes = Changes()
         try:
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
@@ -79,20 +105,28 @@ class Record:
                 f"--tracking {redact(uri)}: MLflow cannot be used there: {without_secrets(first_line(error))}"
             ) from error
 
-    def record(self, snapshot: Snapshot, artifacts: Artifacts, *, with_figures: bool = False) -> dict[str, str]:
-        """Bring the record up to date, with the metrics that training left.
+    def record(
+        self, take: Callable[[], Snapshot], artifacts: Artifacts, *, with_figures: bool = False, thorough: bool = False
+    ) -> dict[str, str]:
+        """Make the record equal to the study.
 
         Args:
-            snapshot: the study as it is now.
+            take: takes a snapshot of the study. It is called while nobody else records: with an older one, what others
+                have recorded since would seem untrue.
             artifacts: of the study.
             with_figures: draw the figures too, which takes seconds.
+            thorough: compare every value and file that the record has, and not only the last value of each metric.
 
         Returns:
             The ids of its runs: "study/NAME", "score/ROW" and "finetune/TRIAL".
         """
         with self._claims.exclusive("record"):
+            snapshot = take()
             experiment = _experiment(self._client, snapshot, self._artifacts)
-            return _StudyRecord(self._client, experiment, snapshot, artifacts).write(with_figures=with_figures)
+            study = _StudyRecord(self._client, experiment, snapshot, artifacts, thorough)
+            runs = study.write(with_figures=with_figures and snapshot.is_scored)
+            self.changes = study.changes
+            return runs
 
 
 def _experiment(client: MlflowClient, snapshot: Snapshot, artifacts: Path | None) -> str:
@@ -115,43 +149,41 @@ def _experiment(client: MlflowClient, snapshot: Snapshot, artifacts: Path | None
 
 
 class _StudyRecord:
-    """The runs of one study in one experiment, as they are brought up to date once."""
+    """The runs of one study in one experiment, as they are made equal to its snapshot once."""
 
-    def __init__(self, client: MlflowClient, experiment: str, snapshot: Snapshot, artifacts: Artifacts) -> None:
+    def __init__(
+        self, client: MlflowClient, experiment: str, snapshot: Snapshot, artifacts: Artifacts, thorough: bool
+    ) -> None:
         self._client, self._experiment = client, experiment
-        self._snapshot, self._artifacts = snapshot, artifacts
+        self._snapshot, self._artifacts, self._thorough = snapshot, artifacts, thorough
+        self._contents = RecordContents(snapshot, artifacts)
+        self.changes = Changes()
         self._runs = self._known_runs()
-        self._parent = self._run("study", snapshot.name, snapshot.name, snapshot.started)
 
     def write(self, *, with_figures: bool) -> dict[str, str]:
-        """Write what is missing. Returns the ids of the runs."""
-        snapshot, parent = self._snapshot, self._parent.info.run_id
-        if _RECORDED not in self._parent.data.tags:
-            self._describe()
-        done = int(self._parent.data.tags.get(_RECORDED, -1))
-        for step in snapshot.steps[done + 1 :]:
-            self._record_step(step)
-        for finetune in snapshot.finetunes:
-            if finetune.representation:
-                self._record_finetune(finetune)
-        if snapshot.steps and snapshot.steps[-1].number > done:
-            self._record_summary()
-            self._client.set_tag(parent, _RECORDED, str(snapshot.steps[-1].number))
+        """Make the runs equal to the snapshot. Returns their ids."""
+        snapshot, content = self._snapshot, self._contents.study()
+        parent, kept = self._write_study(content), {content.key}
+        for one in self._contents.below():
+            kept.add(one.key)
+            self._write_run(replace(one, tags={"mlflow.parentRunId": parent.info.run_id}))
+        for key in sorted(self._runs.keys() - kept):
+            self.changes.removed.append(self._remove(key, "the study has no such run"))
         if with_figures:
             for name, figure in figures(snapshot).items():
-                self._client.log_figure(parent, figure, f"figures/{name}.png", save_kwargs={"dpi": 150})
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format="png", dpi=150)
+                self._write_file(parent, f"figures/{name}.png", drawn.getvalue())
         if snapshot.is_over and snapshot.best is not None:
             self._register(snapshot.best)
-        now = snapshot.steps[-1].time if snapshot.steps else snapshot.started
-        self._set_status(self._parent, "FINISHED" if snapshot.is_over else "RUNNING", now)
-        prefix = len(self._key(""))
-        return {key[prefix:]: str(run.info.run_id) for key, run in self._runs.items()}
+        return {key: str(run.info.run_id) for key, run in self._runs.items()}
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def _key(self, which: str) -> str:
-        """Tag that finds a run again. Another study of the same name on the same server started at another time."""
-        return f"{self._snapshot.name}/{self._snapshot.started.isoformat()}/{which}"
+    @property
+    def _prefix(self) -> str:
+        """Of the tags that find runs again. Another study of the same name on the same server has another start."""
+        return f"{self._snapshot.name}/{self._snapshot.started.isoformat()}/"
 
     def _known_runs(self) -> dict[str, Run]:
         """The study's runs so far by their key. A server that dies with its answer is asked twice: the older stays."""
@@ -166,111 +198,142 @@ class _StudyRecord:
                 page_token=token,
             )
             for run in page:
-                if runs.setdefault(run.data.tags["acsearch.key"], run) is not run:
+                key = run.data.tags.get("acsearch.key", "")
+                known = key.startswith(self._prefix) and runs.setdefault(key.removeprefix(self._prefix), run)
+                if known and known is not run:
                     self._client.delete_run(run.info.run_id)
             token = page.token
             if not token:
                 return runs
 
-    def _run(self, kind: str, which: str, run_name: str, started: datetime, parent: str | None = None) -> Run:
-        """The run of this kind, made where there is none."""
-        key = self._key(f"{kind}/{which}")
-        if key not in self._runs:
-            tags = {"acsearch.key": key, "acsearch.kind": kind, "acsearch.study": self._snapshot.name}
-            tags["mlflow.source.name"] = f"acsearch {__version__}"
-            if parent is not None:
-                tags["mlflow.parentRunId"] = parent
-            self._runs[key] = self._client.create_run(self._experiment, _milliseconds(started), tags, run_name)
-        return self._runs[key]
+    def _write_study(self, content: RunContent) -> Run:
+        """The parent run. Of each step the file comes before the metrics, and the note after all else."""
+        run = self._true_run(content)
+        missing = self._missing(content.points, self._recorded(run, training=False))
+        written = {metric.step for metric in missing}
+        for step in (one.step for one in content.points if self._thorough or one.step in written):
+            law = json.dumps(self._contents.law(step), indent=2)
+            self._write_file(run, f"law/step-{step}.json", law.encode())
+        self._log(run, content, missing)
+        if content.points and (missing or self._thorough or self._other_tags(run, content)):
+            self._write_file(run, "recommendation.csv", recommendation_csv(self._snapshot).encode())
+        self._finish(run, content)
+        return run
 
-    def _log(self, run: str, time: datetime, step: int, metrics: dict[str, float], **params: str) -> None:
-        entries = [
-            Metric(name, float(value), _milliseconds(time), step)
-            for name, value in metrics.items()
-            if np.isfinite(value)
+    def _write_run(self, content: RunContent) -> None:
+        run = self._true_run(content)
+        missing = self._missing(content.points, self._recorded(run, training=False))
+        if self._thorough or run.info.status != content.status:
+            missing += self._missing(content.training() or (), self._recorded(run, training=True))
+        self._log(run, content, missing)
+        self._finish(run, content)
+
+    def _true_run(self, content: RunContent) -> Run:
+        """The run of this content: the one that is there where all that it says is true, else a new one."""
+        run = self._runs.get(content.key)
+        reason = None if run is None else self._untrue(run, content)
+        if reason is not None:
+            self.changes.replaced.append(f"{self._remove(content.key, reason)}: {reason}")
+        if run is None or reason is not None:
+            tags = {"acsearch.key": self._prefix + content.key, "acsearch.kind": content.kind}
+            tags |= {"acsearch.study": self._snapshot.name, "mlflow.source.name": f"acsearch {__version__}"}
+            run = self._client.create_run(self._experiment, _milliseconds(content.started), tags, content.name)
+            self._runs[content.key] = run
+            self.changes.added.add(content.name)
+        return run
+
+    def _remove(self, key: str, reason: str) -> str:
+        """Delete a run that is not true; MLflow can restore it. Its model is the champion no more. Returns its name."""
+        run = self._runs.pop(key)
+        for version in self._client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+            self._client.set_model_version_tag(version.name, version.version, "acsearch.removed", reason)
+            if _CHAMPION in self._client.get_model_version(version.name, version.version).aliases:
+                self._client.delete_registered_model_alias(version.name, _CHAMPION)
+        self._client.delete_run(run.info.run_id)
+        return str(run.info.run_name)
+
+    # -- what they say -------------------------------------------------------------------------------------------------
+
+    def _recorded(self, run: Run, *, training: bool) -> Recorded:
+        """The last value of each of our metrics, or all its values; of those that training logged, or of the others."""
+        recorded: Recorded = {}
+        for last in run.data._metric_objs:  # `metrics` has the same without steps
+            if last.key.startswith(_OURS) and last.key.startswith(TRAINING) == training:
+                points = {(last.step, last.value)}
+                if self._thorough:
+                    points |= {(m.step, m.value) for m in self._client.get_metric_history(run.info.run_id, last.key)}
+                for step, value in points:
+                    recorded.setdefault(last.key, {}).setdefault(step, []).append(value)
+        return recorded
+
+    def _untrue(self, run: Run, content: RunContent) -> str | None:
+        """What a run says that is not true; None where all that it says is."""
+        for name, value in content.params.items():
+            if run.data.params.get(name, value[:_LONGEST_PARAM]) != value[:_LONGEST_PARAM]:
+                return f"its parameter {name} was not {value}"
+        reason = _difference(self._recorded(run, training=False), content.points)
+        training = content.training() if self._thorough and reason is None else None
+        return reason if training is None else _difference(self._recorded(run, training=True), training)
+
+    def _missing(self, points: Sequence[MetricPoints], recorded: Recorded) -> list[Metric]:
+        """The metrics that a run lacks. They are written in the order of steps, so the last one may not be whole."""
+        last = max((step for steps in recorded.values() for step in steps), default=-1)
+        return [
+            Metric(name, value, _milliseconds(one.time), one.step)
+            for one in points
+            if self._thorough or one.step >= last
+            for name, value in _finite(one).items()
+            if one.step not in recorded.get(name, ())
         ]
-        self._client.log_batch(run, entries, [Param(name, value) for name, value in params.items()])
 
-    def _set_status(self, run: Run, status: str, time: datetime) -> None:
+    def _log(self, run: Run, content: RunContent, metrics: Sequence[Metric]) -> None:
+        params = [Param(name, value) for name, value in content.params.items() if name not in run.data.params]
+        if params:
+            self._client.log_batch(run.info.run_id, params=params)
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run.info.run_id, metrics[start : start + _BATCH])
+        if params or metrics:
+            self.changes.completed.add(content.name)
+
+    def _other_tags(self, run: Run, content: RunContent) -> dict[str, str]:
+        """Tags that the run should have and has not."""
+        tags = {"mlflow.runName": content.name, "acsearch.kind": content.kind, **content.tags}
+        tags = {key: value[:_LONGEST_TAG] for key, value in tags.items()}
+        return {key: value for key, value in tags.items() if run.data.tags.get(key) != value}
+
+    def _finish(self, run: Run, content: RunContent) -> None:
+        """The last of a run: its tags, and whether it is over."""
+        tags, status = self._other_tags(run, content), content.status
+        if tags:
+            self._client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         if run.info.status != status and status == "RUNNING":
             self._client.update_run(run.info.run_id, status)
         elif run.info.status != status:
-            self._client.set_terminated(run.info.run_id, status, _milliseconds(time))
+            self._client.set_terminated(run.info.run_id, status, _milliseconds(content.ended))
+        if tags or run.info.status != status:
+            self.changes.completed.add(content.name)
 
-    # -- what goes into them -------------------------------------------------------------------------------------------
+    def _write_file(self, run: Run, name: str, content: bytes) -> None:
+        """A file among the artifacts of a run, unless it is compared and found to be there."""
+        # not by the client, which remembers the places of runs by their id, which copies of a record share
+        files: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
+        path = PurePosixPath(name)
+        with tempfile.TemporaryDirectory() as folder:
+            if self._thorough:
+                with suppress(*AWAY):  # it is not there
+                    if Path(files.download_artifacts(name, folder)).read_bytes() == content:
+                        return
+            (Path(folder) / path.name).write_bytes(content)
+            files.log_artifact(str(Path(folder) / path.name), None if len(path.parts) == 1 else str(path.parent))
+            self.changes.completed.add(name)
 
-    def _describe(self) -> None:
-        snapshot, metadata = self._snapshot, self._snapshot.table.metadata
-        self._log(
-            self._parent.info.run_id,
-            snapshot.started,
-            0,
-            {},
-            objective=snapshot.objective,
-            policy=snapshot.policy,
-            prior=snapshot.prior.name,
-            seed=str(snapshot.seed),
-            candidates=str(len(snapshot.table.representations)),
-            alignment=metadata.alignment,
-            correspondence=metadata.correspondence,
-            llm=metadata.llm,
-        )
-
-    def _record_step(self, step: Step) -> None:
-        snapshot, parent, advice = self._snapshot, self._parent.info.run_id, step.recommendation
-        metrics = {
-            "reco/p_best": float(advice.p_best.max()),
-            "reco/p_top3": float(advice.p_top3.max()),
-            "reco/expected_regret": 100 * advice.expected_regret,
-            "cost/finetunes": step.number,
-            "cost/seconds": sum(record.seconds or 0.0 for record in snapshot.finished[: step.number]),
-        }
-        if step.number:
-            metrics["reco/incumbent"] = 100 * float((step.posterior.scores @ snapshot.weights).max())
-        law = law_summary(snapshot, step)
-        metrics |= {f"law/{name}": law[name] for name in ("r2", "r2_loo") if law[name] is not None}
-        self._log(parent, step.time, step.number, metrics)
-        self._client.log_dict(parent, law, f"law/step-{step.number}.json")
-        expected = 100 * advice.mean
-        sd = 100 * step.posterior.objective(snapshot.weights)[1]
-        for row in _with_own_run(snapshot):
-            run = self._record_scores(row)
-            predicted = {"predict/score": expected[row], "predict/sd": sd[row]}
-            chances = {"predict/p_best": advice.p_best[row], "predict/p_top3": advice.p_top3[row]}
-            self._log(run, step.time, step.number, predicted | chances)
-
-    def _record_scores(self, row: int) -> str:
-        """The run of a candidate's A and C, by its id."""
-        snapshot, name = self._snapshot, self._snapshot.table.representations[row]
-        run = self._run("score", str(row), name, snapshot.started, self._parent.info.run_id)
-        if run.info.status == "RUNNING":
-            self._log(run.info.run_id, snapshot.started, 0, _scores(snapshot, row), representation=name)
-            self._replay(run.info.run_id, self._artifacts.logs(row, None))
-            self._set_status(run, "FINISHED", snapshot.started)
-        return str(run.info.run_id)
-
-    def _record_finetune(self, record: FinetuneRecord) -> None:
-        assert record.candidate is not None
-        snapshot, name = self._snapshot, record.representation
-        run_name = f"{name} (finetune {record.trial + 1})"  # the run of its scores has the plain name
-        run = self._run("finetune", str(record.trial), run_name, record.started, self._parent.info.run_id)
-        if run.info.status == "FINISHED":
-            return
-        self._log(run.info.run_id, record.started, 0, _scores(snapshot, record.candidate), representation=name)
-        if record.objective is not None:
-            metrics = {"agg/score": 100 * record.objective, "cost/seconds": record.seconds or 0.0}
-            names = metric_names(snapshot.table.benchmarks)
-            metrics |= {f"bench/{names[benchmark]}": points for benchmark, points in record.points.items()}
-            errors = {f"error/{names[name]}": error for name, error in record.errors.items() if error is not None}
-            self._log(run.info.run_id, record.finished or record.started, 0, metrics | errors)
-            self._replay(run.info.run_id, self._artifacts.logs(record.candidate, record.trial))
-        self._set_status(run, _STATUS.get(record.state, "FAILED"), record.finished or record.started)
+    # -- the model -----------------------------------------------------------------------------------------------------
 
     def _register(self, best: FinetuneRecord) -> None:
         """The best finetuned model into the registry, once: as the champion among the study's models."""
         if best.checkpoint is None or best.candidate is None:
             return
-        run = self._runs[self._key(f"finetune/{best.trial}")].info.run_id
+        run = self._runs[f"finetune/{best.trial}"].info.run_id
         name = f"acsearch-{self._snapshot.name}"
         versions = self._client.search_model_versions(f"name = '{name}'")
         version = next((one.version for one in versions if one.run_id == run), None)
@@ -279,7 +342,7 @@ class _StudyRecord:
             if folder is None:  # imported without its checkpoints
                 return
             if not self._client.search_registered_models(f"name = '{name}'"):
-                self._client.create_registered_model(name, description=self._snapshot.title)
+                self._client.create_registered_model(name, description=as_markdown(self._snapshot.title))
             version = self._add_version(name, run, best, folder)
         self._client.set_registered_model_alias(name, _CHAMPION, str(version))
 
@@ -295,72 +358,27 @@ class _StudyRecord:
         self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         version = self._client.create_model_version(
-            name, model.artifact_location, run, description=best.representation, model_id=model.model_id
+            name, model.artifact_location, run, description=as_markdown(best.representation), model_id=model.model_id
         )
         return str(version.version)
 
-    def _replay(self, run: str, path: Path | None) -> None:
-        """Send what training logged and the run does not have: whole steps, in order, so that none comes twice."""
-        if path is None:
-            return
-        entries = MetricsLog(path).read()
-        known = self._client.get_metric_history(run, "train/loss") if entries else []
-        last = max((metric.step for metric in known), default=0)
-        batch: list[Metric] = []
-        for entry in entries:
-            if entry.step > last:
-                time = int(1000 * entry.time)
-                batch += [Metric(f"train/{name}", value, time, entry.step) for name, value in entry.metrics.items()]
-            if batch and (len(batch) > _BATCH or entry is entries[-1]):
-                self._client.log_batch(run, batch)
-                batch = []
 
-    def _record_summary(self) -> None:
-        run = self._parent.info.run_id
-        self._client.log_text(run, _recommendation_csv(self._snapshot), "recommendation.csv")
-        self._client.log_batch(run, tags=[RunTag("mlflow.note.content", markdown(self._snapshot))])
+def _difference(recorded: Recorded, points: Sequence[MetricPoints]) -> str | None:
+    """Where recorded metrics say something else than these points, in words; None where they say a part of them."""
+    asked = {step for steps in recorded.values() for step in steps}
+    true = {(key, one.step): value for one in points if one.step in asked for key, value in _finite(one).items()}
+    for key, steps in recorded.items():
+        for step, values in steps.items():
+            if (key, step) not in true:
+                return f"it had {key} at step {step}, which the study has not"
+            tolerance = 0.01 if key in _DRAWN else 1e-6
+            if len(values) > 1 or not math.isclose(values[0], true[key, step], rel_tol=1e-6, abs_tol=tolerance):
+                return f"its {key} at step {step} was not {true[key, step]:.6g}"
+    return None
 
 
-def _scores(snapshot: Snapshot, row: int) -> dict[str, float]:
-    """A and C of a candidate as metrics: A for the objective, each benchmark's own A where they differ."""
-    table = snapshot.table
-    alignment = table.alignment[row]
-    metrics = {"score/A": float(alignment @ snapshot.weights), "score/C": float(table.correspondence[row])}
-    if np.ptp(alignment) > 0:
-        names = metric_names(table.benchmarks).values()
-        metrics |= {f"A/{name}": float(value) for name, value in zip(names, alignment, strict=True)}
-    return metrics
-
-
-def metric_names(benchmarks: Sequence[str]) -> dict[str, str]:
-    """A name that MLflow takes as part of a metric's, for each benchmark; no two the same."""
-    names: dict[str, str] = {}
-    for benchmark in benchmarks:
-        name = plain = re.sub(r"[^\w.: -]", "_", benchmark)[:200]
-        while name in names.values():
-            name = f"{plain}_{len(names)}"
-        names[benchmark] = name
-    return names
-
-
-def _with_own_run(snapshot: Snapshot) -> list[int]:
-    """Rows of the candidates that get a run: all, or in a large pool the first 200 by the prior and the finetuned."""
-    rows = snapshot.steps[0].recommendation.order[:_MOST_CANDIDATES].tolist()
-    finetuned = [record.candidate for record in snapshot.finished if record.candidate is not None]
-    return sorted({*rows, *finetuned})
-
-
-def _recommendation_csv(snapshot: Snapshot) -> str:
-    advice = snapshot.steps[-1].recommendation
-    finetuned = {record.candidate for record in snapshot.finished}
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["representation", "p_best", "p_top3", "expected", "low_80", "high_80", "finetuned"])
-    columns: list[Any] = [snapshot.display(values) for values in (advice.mean, advice.low, advice.high)]
-    for row in advice.order.tolist():
-        numbers = [f"{advice.p_best[row]:.4f}", f"{advice.p_top3[row]:.4f}", *(f"{c[row]:.3f}" for c in columns)]
-        writer.writerow([snapshot.table.representations[row], *numbers, "yes" if row in finetuned else "no"])
-    return text.getvalue()
+def _finite(points: MetricPoints) -> dict[str, float]:
+    return {key: float(value) for key, value in points.values().items() if math.isfinite(value)}
 
 
 def _milliseconds(time: datetime) -> int:

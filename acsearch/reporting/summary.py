@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,12 @@ import numpy as np
 from acsearch.law.bayes import HierarchicalLaw
 from acsearch.law.diagnostics import finetuned_r2
 from acsearch.study.snapshot import Snapshot, Step
+from acsearch.tables.spreadsheet import spreadsheet_csv
+from trainers.errors import printable
+
+_MARKDOWN = re.compile(r"[\\`*_\[\]|~]")  # what begins code, emphasis, links, images and cells
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_HTML = re.compile("[&<>]")
 
 
 def ranking(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -132,8 +139,9 @@ def caveats(snapshot: Snapshot) -> list[str]:
 
 
 def markdown(snapshot: Snapshot) -> str:
-    """Write the description of the study on its MLflow page, as Markdown."""
-    lines = [f"## {snapshot.title or snapshot.name}", "", *(f"- {line}" for line in headline(snapshot)), ""]
+    """Write the description of the study on its MLflow page, as Markdown in which names and sources are mere text."""
+    text = as_markdown
+    lines = [f"## {text(snapshot.title or snapshot.name)}", "", *(f"- {text(line)}" for line in headline(snapshot)), ""]
     lines += [
         "| representation | expected | 80 % interval | P(best) | P(top 3) | finetuned |",
         "|---|---|---|---|---|---|",
@@ -141,8 +149,28 @@ def markdown(snapshot: Snapshot) -> str:
     for row in ranking(snapshot)[:15]:
         chances = f"{row['p_best']:.2f} | {row['p_top3']:.2f}"
         done = "yes" if row["finetuned"] else ""
-        lines.append(f"| {row['representation']} | {row['expected']:.2f} | {interval(row)} | {chances} | {done} |")
-    return "\n".join([*lines, "", *(f"*{line}*  " for line in caveats(snapshot))])
+        lines.append(
+            f"| {text(row['representation'])} | {row['expected']:.2f} | {interval(row)} | {chances} | {done} |"
+        )
+    return "\n".join([*lines, "", *(f"*{text(line)}*  " for line in caveats(snapshot))])
+
+
+def as_markdown(text: str) -> str:
+    """Text as Markdown that shows it: no link, image, table cell or HTML begins in it, and it stays on its line."""
+    line = printable(" ".join(text.split()))
+    return _HTML.sub(lambda one: _ENTITIES[one[0]], _MARKDOWN.sub(r"\\\g<0>", line))
+
+
+def recommendation_csv(snapshot: Snapshot) -> str:
+    """All candidates by P(best), as a table for spreadsheets."""
+    advice = snapshot.steps[-1].recommendation
+    finetuned = {record.candidate for record in snapshot.finished}
+    columns = [snapshot.display(values) for values in (advice.mean, advice.low, advice.high)]
+    rows = [["representation", "p_best", "p_top3", "expected", "low_80", "high_80", "finetuned"]]
+    for row in advice.order.tolist():
+        numbers = [f"{advice.p_best[row]:.4f}", f"{advice.p_top3[row]:.4f}", *(f"{c[row]:.3f}" for c in columns)]
+        rows.append([snapshot.table.representations[row], *numbers, "yes" if row in finetuned else "no"])
+    return spreadsheet_csv(rows)
 
 
 def _number(value: float) -> float | None:

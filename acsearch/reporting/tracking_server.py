@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import sqlite3
 import urllib.error
 import urllib.request
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acsearch.errors import StudyError
@@ -14,6 +17,15 @@ from acsearch.storage.sqlite import create_database, sqlite_file
 
 if TYPE_CHECKING:
     from acsearch.reporting.mlflow_record import Record
+
+_ARTIFACTS = "mlartifacts"  # the folder of files beside an SQLite database
+_ADDRESSES = (  # what MLflow keeps the addresses of files in
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 def open_record(home: Home, study: str) -> Record:
@@ -34,7 +46,37 @@ def open_record(home: Home, study: str) -> Record:
         return Record(uri, None, home.claims(study))
     if not file.exists():
         create_database(file, lambda fresh: Record(fresh, None, home.claims(study)))
-    return Record(f"sqlite:///{file.absolute()}", file.parent / "mlartifacts", home.claims(study))
+    artifacts = file.resolve().parent / _ARTIFACTS
+    record = Record(f"sqlite:///{file.absolute()}", artifacts, home.claims(study))
+    _bring_along(file, artifacts.resolve().as_uri())
+    return record
+
+
+def _bring_along(file: Path, here: str) -> None:
+    """Let the experiments of a database that was copied or moved have their files beside it.
+
+    MLflow keeps whole addresses of files. Where they are left, a copy writes into the folder of the original.
+
+    Args:
+        file: MLflow's SQLite database.
+        here: address of the folder of files beside it.
+
+    Raises:
+        StudyError: the database cannot be written.
+    """
+    made_elsewhere = "select distinct artifact_location from experiments where name like 'acsearch/%' and "
+    made_elsewhere += "artifact_location like 'file:%/' || ? and artifact_location <> ?"
+    try:
+        with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
+            for (there,) in connection.execute(made_elsewhere, (_ARTIFACTS, here)).fetchall():
+                for table, column in _ADDRESSES:
+                    connection.execute(
+                        f"update {table} set {column} = ? || substr({column}, length(?) + 1) "
+                        f"where {column} = ? or substr({column}, 1, length(?) + 1) = ? || '/'",
+                        (here, there, there, there, there),
+                    )
+    except sqlite3.Error as error:
+        raise StudyError(f"{file}: was moved here, and its addresses of files cannot be changed: {error}") from error
 
 
 def _check_answers(uri: str) -> None:

@@ -183,11 +183,11 @@ def test_a_checkpoint_is_where_the_work_folder_is(there: TempHome, here: TempHom
     assert [path.is_relative_to(here.work.absolute()) for path in moved] == [True, True]
     assert not any(path.exists() for path in moved)
     client = MlflowClient(tracking_uri=here.tracking_uri)
-    open_record(here, "s").record(here.study().snapshot(), artifacts(here))
+    open_record(here, "s").record(here.study().snapshot, artifacts(here))
     assert not client.search_registered_models()
     carry(there, here, "with", checkpoints=True)
     assert all(committed(path) for path in moved)
-    open_record(here, "s").record(here.study().snapshot(), artifacts(here))
+    open_record(here, "s").record(here.study().snapshot, artifacts(here))
     best = here.study().snapshot().best
     assert best is not None
     assert client.get_model_version_by_alias("acsearch-s", "champion").description == best.representation

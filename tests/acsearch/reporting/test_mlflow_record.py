@@ -56,15 +56,15 @@ class Recorded:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     recorded = Recorded(tmp_path_factory.mktemp("recorded"))
-    recorded.record.record(recorded.study.snapshot(), NoArtifacts())
+    recorded.record.record(recorded.study.snapshot, NoArtifacts())
     Study(recorded.study, LOOKED_UP, lambda event: None).run()
 
     # a crash in the middle of writing: after the second step, before its mark
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_record._StudyRecord, "_record_finetune", _crash)
+        patch.setattr(mlflow_record._StudyRecord, "_write_run", _crash)
         with pytest.raises(KeyboardInterrupt):
-            recorded.record.record(recorded.study.snapshot(), NoArtifacts())
-    recorded.record.record(recorded.study.snapshot(), NoArtifacts(), with_figures=True)
+            recorded.record.record(recorded.study.snapshot, NoArtifacts())
+    recorded.record.record(recorded.study.snapshot, NoArtifacts(), with_figures=True)
     return recorded
 
 
@@ -95,7 +95,7 @@ def test_every_metric_is_there_once(recorded: Recorded) -> None:
 def test_writing_again_changes_nothing(recorded: Recorded) -> None:
     before, runs = recorded.points(), len(recorded.runs())
     another = open_record(recorded.home, "s")
-    another.record(recorded.study.snapshot(), NoArtifacts(), with_figures=True)
+    another.record(recorded.study.snapshot, NoArtifacts(), with_figures=True)
     assert recorded.points() == before
     assert len(recorded.runs()) == runs
 
@@ -128,7 +128,7 @@ def test_files_and_views(recorded: Recorded) -> None:
 
 def test_a_wiped_record_is_written_anew(recorded: Recorded, tmp_path: Path) -> None:
     home = Home(recorded.home.storage, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    open_record(home, "s").record(recorded.study.snapshot(), NoArtifacts())
+    open_record(home, "s").record(recorded.study.snapshot, NoArtifacts())
     client = MlflowClient(tracking_uri=home.tracking_uri)
     experiment = client.get_experiment_by_name("acsearch/law_v1").experiment_id
     again = {run.data.tags["acsearch.key"]: run.data.metrics for run in client.search_runs([experiment])}
