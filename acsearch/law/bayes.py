@@ -17,8 +17,8 @@ Two things differ from the textbook model, because benchmarks may use 2 or 60 po
 vague level, and its scale tau_b is the most probable one under the prior given the finetuned candidates alone (on a
 grid, by empirical Bayes). Scores of candidates that were not finetuned are never used.
 
-Cost of a fit: O(H (n M P + P^3)) with P = 6 (M + 1) weights and H = 60 grid points; about 10 ms for four finetunes on
-eight benchmarks.
+Cost of a fit: O(n M^2 + H P^3) with P = 6 (M + 1) weights and H = 60 grid points; about 10 ms for four finetunes on
+eight benchmarks. No array has both the candidates and the grid as dimensions.
 """
 
 from __future__ import annotations
@@ -31,25 +31,12 @@ from functools import cached_property
 import numpy as np
 from scipy import special  # not scipy.stats, which takes a second to import
 
-from acsearch.law.features import FULL, TERMS, WITHOUT_C, Array, Features, Index
+from acsearch.law.conjugate import Grid, Scales, Sums, grid_weights, solve, stack
+from acsearch.law.features import TERMS, Array, Features, Index
 from acsearch.law.prior import Prior
 from acsearch.tables.table import TableMetadata
 
-_LEVEL_SD = 10.0  # of mu_b, in units of a benchmark's scale: vague
 _INTERVAL_DRAWS = 4000
-_NEGLIGIBLE = 1e-4  # posterior weight below which a grid point is dropped
-_SCALE_GRID = np.linspace(-4.0, 2.0, 61)  # log tau_b around its prior median
-
-
-@dataclass(frozen=True, eq=False)
-class _Grid:
-    """The H grid points of the prior, in the space (beta, delta_1 .. delta_M) of the P = terms * (M + 1) weights."""
-
-    mean: Array  # (H, P)
-    sd: Array  # (H, P), zero for terms that a point leaves out
-    misfit: Array  # (H, M, M)
-    log_prior: Array  # (H,)
-    terms: tuple[tuple[str, ...], ...]  # of each point
 
 
 @dataclass(frozen=True)
@@ -72,94 +59,26 @@ class HierarchicalLaw:
         """
         prior, design = self.prior, features.design()
         benchmarks, has_c = design.shape[1], features.correspondence is not None
-        scale = self._scales(design[observed], scores, has_c)
-        grid = self._grid(benchmarks, has_c)
-        noise = prior.noise**2 * np.eye(benchmarks)
-        x = stack(design[observed])  # (n, M, P)
-        precision = np.linalg.inv(grid.misfit + noise)  # (H, M, M)
-        weighted = np.einsum("hbc,icp->hibp", precision, x)
-        gram = np.einsum("ibp,hibq->hpq", x, weighted, optimize=True)
-        residual = scores / scale - np.einsum("ibp,hp->hib", x, grid.mean)  # (H, n, M)
-        # (weight - mean) / sd has a standard normal prior, so terms with sd 0 drop out
-        information = np.eye(x.shape[2]) + grid.sd[:, :, None] * gram * grid.sd[:, None, :]
-        projected = grid.sd * np.einsum("hibp,hib->hp", weighted, residual)
-        inverse = np.linalg.inv(information)
-        solution = np.einsum("hpq,hq->hp", inverse, projected)
-        quadratic = np.einsum("hib,hbc,hic->h", residual, precision, residual, optimize=True)
-        quadratic -= np.einsum("hp,hp->h", projected, solution)
-        shape = prior.shape + scores.size / 2
-        rate = prior.rate + quadratic / 2
-        log_determinant = np.linalg.slogdet(information)[1] - len(scores) * np.linalg.slogdet(precision)[1]
-        log_weight = grid.log_prior - log_determinant / 2 - shape * np.log(rate)
-        weight = np.exp(log_weight - log_weight.max())
-        weight /= weight.sum()
-        kept = weight > _NEGLIGIBLE
+        sums = Sums.of(design[observed], scores)
+        scale = Scales.of(prior, sums, has_c=has_c).best
+        grid = Grid.of(prior, benchmarks, has_c=has_c)
+        solved = solve(sums, scale, grid)
+        weight, variance, shape = grid_weights(prior, grid, scores.size, solved.quadratic, solved.log_determinant)
+        kept = weight > 0
         return Posterior(
             design=design,
             observed=observed,
             scores=scores,
             scale=scale,
-            weight=weight[kept] / weight[kept].sum(),
-            coefficients=(grid.mean + grid.sd * solution)[kept],
-            covariance=(grid.sd[:, :, None] * inverse * grid.sd[:, None, :])[kept],
+            weight=weight[kept],
+            coefficients=solved.coefficients[kept],
+            covariance=solved.covariance[kept],
             misfit=grid.misfit[kept],
-            variance=rate[kept] / shape,
+            variance=variance[kept],
             dof=2 * shape,
             noise=prior.noise,
             terms=tuple(terms for terms, keep in zip(grid.terms, kept, strict=True) if keep),
         )
-
-    def _grid(self, benchmarks: int, has_c: bool) -> _Grid:
-        prior = self.prior
-        possible = [(t, p) for t, p in prior.term_sets if has_c or set(t) <= set(WITHOUT_C)] or [(WITHOUT_C, 1.0)]
-        mean, sd, misfit, log_prior, terms = [], [], [], [], []
-        for (chosen, probability), share, size, correlation in itertools.product(
-            possible, prior.sharing, prior.misfit, prior.correlation
-        ):
-            used = np.array([term in chosen for term in FULL])
-            shared = np.sqrt(share) * used * prior.sd
-            own = np.sqrt(1 - share) * used * prior.sd
-            sd.append(np.concatenate([[0.0], shared, np.tile(np.concatenate([[_LEVEL_SD], own]), benchmarks)]))
-            mean.append(np.concatenate([[0.0], used * prior.mean, np.zeros(benchmarks * len(TERMS))]))
-            misfit.append(size**2 * (correlation + (1 - correlation) * np.eye(benchmarks)))
-            log_prior.append(np.log(probability))
-            terms.append(chosen)
-        return _Grid(np.array(mean), np.array(sd), np.array(misfit), np.array(log_prior), tuple(terms))
-
-    def _scales(self, design: Array, scores: Array, has_c: bool) -> Array:
-        """(M,) most probable scale of each benchmark on its own, as a part of floor to ceiling."""
-        prior, (n, benchmarks, _) = self.prior, design.shape
-        if n == 0:
-            return np.full(benchmarks, prior.scale_median)
-        used = np.array([True, *(has_c or term in WITHOUT_C for term in FULL)])
-        sd = np.array([_LEVEL_SD, *prior.sd]) * used
-        mean = design @ (np.array([0.0, *prior.mean]) * used)  # (n, M)
-        spread = float(np.median(prior.misfit)) ** 2 + prior.noise**2
-        covariance = np.einsum("ibp,p,jbp->bij", design, sd**2, design) + spread * np.eye(n)
-        candidates = prior.scale_median * np.exp(_SCALE_GRID)
-        residual = scores.T[:, None, :] / candidates[:, None] - mean.T[:, None, :]  # (M, grid, n)
-        quadratic = np.einsum("bgi,bij,bgj->bg", residual, np.linalg.inv(covariance), residual, optimize=True)
-        log_density = -(prior.shape + n / 2) * np.log(prior.rate + quadratic / 2) - n * np.log(candidates)
-        log_density -= (_SCALE_GRID / prior.scale_spread) ** 2 / 2
-        best: Array = candidates[log_density.argmax(axis=1)]
-        return best
-
-
-def stack(design: Array) -> Array:
-    """Repeat the terms for the shared weights and for the weights of each benchmark.
-
-    Args:
-        design: (n, M, terms).
-
-    Returns:
-        (n, M, P) where P = terms * (M + 1), so that the product with the weights (beta, delta_1 .. delta_M) is the law.
-    """
-    n, benchmarks, terms = design.shape
-    stacked = np.zeros((n, benchmarks, benchmarks + 1, terms))
-    stacked[:, :, 0] = design
-    for b in range(benchmarks):
-        stacked[:, b, b + 1] = design[:, b]
-    return stacked.reshape(n, benchmarks, (benchmarks + 1) * terms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,10 +294,11 @@ class Posterior:
 
     def effective_weights(self) -> Array:
         """(M,) effective number of weights that are fitted to each benchmark: the trace of the smoother matrix."""
-        stacked = stack(self.design[self.observed])
+        products = Sums.of(self.design[self.observed], self.scores).terms
         precision = np.linalg.inv(self.misfit + self.noise**2 * np.eye(len(self.scale)))
-        smoother = np.einsum("ibp,hpq,icq,hcb->hb", stacked, self.covariance, stacked, precision, optimize=True)
-        effective: Array = self.weight @ smoother
+        blocks = self.covariance.reshape(len(self.weight), *[len(self.scale) + 1, len(TERMS)] * 2)
+        law = blocks[:, 1:, :, 1:] + blocks[:, :1, :, 1:] + blocks[:, 1:, :, :1] + blocks[:, :1, :, :1]
+        effective: Array = self.weight @ np.einsum("btcu,hbtcu,hcb->hb", products, law, precision, optimize=True)
         return effective
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from acsearch.errors import TableError
 from acsearch.law.bayes import HierarchicalLaw, Posterior
 from acsearch.law.features import Array, Features, Index, Surrogate
+from acsearch.law.leave_one_out import leave_one_out
 from acsearch.tables.table import Table
 
 _LEVEL = 0.8
@@ -164,6 +165,8 @@ def finetuned_r2(law: HierarchicalLaw, features: Features, posterior: Posterior)
 
 def _leave_one_out(law: Surrogate, features: Features, observed: Index, scores: Array) -> tuple[Array, Array]:
     """(n, M) predictions for each observed candidate by a fit without it, and whether its interval held the score."""
+    if isinstance(law, HierarchicalLaw):
+        return leave_one_out(law, features, observed, scores, _LEVEL)
     predicted, covered = np.empty_like(scores), np.empty_like(scores)
     for place, row in enumerate(observed.tolist()):
         fitted = law.fit(features, np.delete(observed, place), np.delete(scores, place, axis=0))

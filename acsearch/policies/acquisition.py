@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from acsearch.law.bayes import Posterior, stack
+from acsearch.law.bayes import Posterior
+from acsearch.law.conjugate import stack
 from acsearch.law.features import Array, Index
 from acsearch.policies.recommendation import screen
 

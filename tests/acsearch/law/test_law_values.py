@@ -11,7 +11,8 @@ from scipy import stats
 
 from acsearch.errors import DefinitionError, TableError
 from acsearch.law import diagnostics
-from acsearch.law.bayes import HierarchicalLaw, Posterior, objective_weights, stack
+from acsearch.law.bayes import HierarchicalLaw, Posterior, objective_weights
+from acsearch.law.conjugate import stack
 from acsearch.law.diagnostics import diagnose, finetuned_r2
 from acsearch.law.features import FULL, Features, parse_terms
 from acsearch.law.least_squares import PublishedLaw

@@ -38,7 +38,7 @@ def weights(v1: Table) -> np.ndarray:
 
 def moments(posterior: Posterior, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (N * M,) and covariance (N * M, N * M) of all scaled scores, written out in full; finetuned rows certain."""
-    from acsearch.law.bayes import stack
+    from acsearch.law.conjugate import stack
 
     _, covariance, misfit = posterior.moments
     x = (stack(posterior.design) * posterior.scale[:, None]).reshape(-1, covariance.shape[0])
