@@ -14,6 +14,8 @@ import traceback
 from types import TracebackType
 from urllib.parse import unquote
 
+from trainers.errors import printable
+
 _HIDDEN = "***"
 _VARIABLES = (
     "PGPASSWORD",
@@ -85,9 +87,9 @@ def guard() -> None:
 class _Record(logging.LogRecord):
     def getMessage(self) -> str:
         if self.exc_info and not self.exc_text:
-            self.exc_text = without_secrets("".join(traceback.format_exception(*self.exc_info)).rstrip())
-        return without_secrets(super().getMessage())
+            self.exc_text = printable(without_secrets("".join(traceback.format_exception(*self.exc_info)).rstrip()))
+        return printable(without_secrets(super().getMessage()))
 
 
 def _print(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, where))))
+    sys.stderr.write(printable(without_secrets("".join(traceback.format_exception(kind, error, where)))))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acsearch.cli.options import NameArgument, Storage
+from acsearch.cli.options import NameArgument, Storage, echo
 from acsearch.storage.home import Home
 
 app = typer.Typer()
@@ -32,7 +32,7 @@ def export(
         done = export_study(Home(storage), name, file, checkpoints=checkpoints)
     trials = [trial for trial in done.study.trials if trial.counts]
     complete = sum(trial.state == "COMPLETE" for trial in trials)
-    typer.echo(
+    echo(
         f"wrote {file}: {complete} of {done.study.budget} finetunes, {done.files} files of the work folder, "
         f"{file.stat().st_size / 1e6:.1f} MB"
     )
@@ -43,7 +43,7 @@ def export(
                 if trial.number in done.in_progress
                 else "do not resume it here"
             )
-            typer.echo(
+            echo(
                 f"finetune {trial.number + 1} is unfinished: whoever imports the file continues it, so {advice}, or it "
                 f"is done twice"
             )
@@ -74,7 +74,7 @@ def import_(
     with progress.waiting("checking and reading the bundle"):
         done = import_study(Home(storage), file, study=study, budget=budget or 0)
     if not done.changes and not done.files:
-        typer.echo(f"study {done.name}: everything in {file} is here already")
+        echo(f"study {done.name}: everything in {file} is here already")
         return
     counted = {
         "finetunes added": len(done.changes.add),
@@ -83,4 +83,4 @@ def import_(
         "files": done.files,
     }
     what = ", ".join(f"{number} {kind}" for kind, number in counted.items() if number) or "its settings"
-    typer.echo(f"study {done.name}: {what}; go on with: acsearch study resume {done.name}")
+    echo(f"study {done.name}: {what}; go on with: acsearch study resume {done.name}")

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Grid
 
 from acsearch.cli.progress import console as _console
 from acsearch.cli.progress import print_scored
+from acsearch.cli.screen import bold, dim, yellow
 from acsearch.redaction import redact
 from acsearch.reporting.summary import caveats, headline, interval, ranking
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
@@ -27,52 +25,46 @@ if TYPE_CHECKING:
     from acsearch.runners.plan import Plan
     from acsearch.storage.home import Home
 
-_wide = Console(highlight=False, width=max(_console.width, 160))  # for grids that would lose digits otherwise
 _SHOWN = 15
-
-
-def _grid(*columns: str, title: str | None = None) -> Grid:
-    grid = Grid(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        grid.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
-    return grid
 
 
 def _print_guess(table: Table) -> None:
     if not table.metadata.stated:
         scales = ", ".join(f"{b.name} {b.floor:g} to {b.ceiling:g}" for b in table.metadata.benchmarks[:3])
         more = ", ..." if len(table.benchmarks) > 3 else ""
-        _console.print(
-            f"[yellow]No metadata beside this table[/]: definitions of A and C unstated, "
-            f"scales guessed ({escape(scales)}{more})."
+        _console.say(
+            yellow("No metadata beside this table"),
+            f": definitions of A and C unstated, scales guessed ({scales}{more}).",
         )
 
 
 def law_fit(table: Table, fit: LawFit, *, weights: bool) -> None:
     """Diagnostics per benchmark and on average."""
     _print_guess(table)
-    grid = _grid("benchmark", "R²", "adjusted", "left-out", "on noise", "80 % covers")
-    rows = {name: [b.r2, b.r2_adjusted, b.r2_loo, b.r2_noise, b.coverage_80] for name, b in fit.benchmarks.items()}
-    for name, numbers in [*rows.items(), ("mean", list(fit.mean.values()))]:
-        style = "bold" if name == "mean" else None
-        shares = [_share(value) for value in numbers[:4]]
+    found = {name: [b.r2, b.r2_adjusted, b.r2_loo, b.r2_noise, b.coverage_80] for name, b in fit.benchmarks.items()}
+    rows = []
+    for name, numbers in [*found.items(), ("mean", list(fit.mean.values()))]:
         coverage = "–" if math.isnan(numbers[4]) else f"{100 * numbers[4]:.0f} %"
-        grid.add_row(escape(name), *shares, coverage, style=style)
-    _console.print(
-        f"\nThe law on [bold]{escape(table.name)}[/], surrogate {fit.surrogate}, "
-        f"{len(table.representations)} representations\n"
+        rows.append([name, *(_share(value) for value in numbers[:4]), coverage])
+    _console.say(
+        "\nThe law on ",
+        bold(table.name),
+        f", surrogate {fit.surrogate}, {len(table.representations)} representations\n",
     )
-    _wide.print(grid)
+    header = ["benchmark", "R²", "adjusted", "left-out", "on noise", "80 % covers"]
+    _console.show_table(header, rows, strong=[len(rows) - 1])
     terms = ", ".join(f"{terms} {weight:.2f}" for terms, weight in fit.term_weights.items() if weight >= 0.005)
-    _console.print(f"\nTerms, with their probability: {terms}")
+    _console.say(f"\nTerms, with their probability: {terms}")
     if weights:
         first = next(iter(fit.benchmarks.values()))
-        grid = _grid("benchmark", *first.weights, title="Weights in points, with 80 % intervals")
-        for name, one in fit.benchmarks.items():
-            cells = [f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.weights.values()]
-            grid.add_row(escape(name), *cells)
-        _console.print()
-        _wide.print(grid)
+        _console.say("\nWeights in points, with 80 % intervals")
+        _console.show_table(
+            ["benchmark", *first.weights],
+            [
+                [name, *(f"{i.estimate:.1f} ({i.low:.1f}, {i.high:.1f})" for i in one.weights.values())]
+                for name, one in fit.benchmarks.items()
+            ],
+        )
 
 
 def _share(value: float) -> str:
@@ -89,10 +81,10 @@ def replay(table: Table, results: Sequence[Replay], *, first_hit: bool) -> None:
         else (f"{first.repeats} searches over all {first.subset}")
     )
     if first_hit:
-        _console.print(f"\n[bold]{escape(table.name)}[/], {pools}: finetunes until the top three first held the best\n")
+        _console.say("\n", bold(table.name), f", {pools}: finetunes until the top three first held the best\n")
         columns = {"first_hit": "mean n", "within_budget": f"within {first.budget}"}
     else:
-        _console.print(f"\n[bold]{escape(table.name)}[/], {pools}, after exactly {first.budget} finetunes\n")
+        _console.say("\n", bold(table.name), f", {pools}, after exactly {first.budget} finetunes\n")
         columns = {
             "recall@1": "recall@1",
             "recall@3": "recall@3",
@@ -100,20 +92,23 @@ def replay(table: Table, results: Sequence[Replay], *, first_hit: bool) -> None:
             "regret": "regret, points",
             "regret_sd": "regret, sd of mean",
         }
-    grid = _grid("policy", *columns.values())
-    for result in results:
-        style = "bold" if result is first else None
-        grid.add_row(result.policy, *(_estimate(result.mean[key]) for key in columns), style=style)
-    _wide.print(grid)
-    grid = _grid("benchmark", *(title for key, title in columns.items() if key != "regret_sd"))
-    for name, row in first.benchmarks.items():
-        grid.add_row(escape(name), *(_estimate(row[key]) for key in columns if key != "regret_sd"))
-    _console.print(f"\n[bold]{first.policy}[/] per benchmark\n")
-    _wide.print(grid)
+    _console.show_table(
+        ["policy", *columns.values()],
+        [[result.policy, *(_estimate(result.mean[key]) for key in columns)] for result in results],
+        strong=[0],
+    )
+    _console.say("\n", bold(first.policy), " per benchmark\n")
+    columns.pop("regret_sd", None)
+    _console.show_table(
+        ["benchmark", *columns.values()],
+        [[name, *(_estimate(row[key]) for key in columns)] for name, row in first.benchmarks.items()],
+    )
     if first_hit:
-        _console.print(
-            "\n[yellow]This count flatters[/]: it stops at the first success, which only an oracle sees. "
-            "Use the default, --statistic exact, to judge a policy."
+        _console.say(
+            "\n",
+            yellow("This count flatters"),
+            ": it stops at the first success, which only an oracle sees. "
+            "Use the default, --statistic exact, to judge a policy.",
         )
 
 
@@ -124,39 +119,45 @@ def _estimate(estimate: Estimate) -> str:
 def plan(plan: Plan) -> None:
     """What will run, and what it takes."""
     hardware = plan.hardware
-    _console.print(
-        f"\nStudy [bold]{escape(plan.study)}[/]: {len(plan.candidates)} candidates, budget {plan.budget}, on "
-        f"{hardware.gpus} x {escape(hardware.name)} at {100 * hardware.utilisation:.0f} % of {hardware.tflops:.3g} "
-        f"TFLOP/s; LLM of {_count(plan.llm_weights)} weights\n"
+    _console.say(
+        "\nStudy ",
+        bold(plan.study),
+        f": {len(plan.candidates)} candidates, budget {plan.budget}, on {hardware.gpus} x {hardware.name} at "
+        f"{100 * hardware.utilisation:.0f} % of {hardware.tflops:.3g} TFLOP/s; LLM of {_count(plan.llm_weights)} "
+        f"weights\n",
     )
-    grid = _grid("representation", "grid", "tokens", "connector", "stage 1", "stage 2", "memory")
-    for one in plan.candidates:
-        grid.add_row(
-            escape(one.representation),
-            f"{one.grid[0]} x {one.grid[1]} x {one.width}",
-            f"{one.tokens}",
-            _count(one.weights),
-            _hours(one.align.hours),
-            _hours(one.finetune.hours),
-            _size(max(one.align.memory_gb, one.finetune.memory_gb)),
-        )
-    _wide.print(grid)
+    _console.show_table(
+        ["representation", "grid", "tokens", "connector", "stage 1", "stage 2", "memory"],
+        [
+            [
+                one.representation,
+                f"{one.grid[0]} x {one.grid[1]} x {one.width}",
+                f"{one.tokens}",
+                _count(one.weights),
+                _hours(one.align.hours),
+                _hours(one.finetune.hours),
+                _size(max(one.align.memory_gb, one.finetune.memory_gb)),
+            ]
+            for one in plan.candidates
+        ],
+    )
     total, whole = plan.scoring + plan.finetuning, plan.scoring + plan.everything
 
     def spent(hours: float) -> str:
         return f", {hours * hardware.gpus:.3g} GPU-hours" if hardware.kind == "GPU" else ""
 
-    _console.print(
+    _console.say(
         f"\n  score all candidates     {_hours(plan.scoring)}   (correspondence, stage 1, alignment)"
         f"\n  finetune {plan.budget:<15} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
         f"\n  in all                   {_hours(total)}{spent(total)}; finetuning every candidate: "
         f"{_hours(whole)}{spent(whole)}"
         f"\n  memory                   {_size(plan.memory_gb)} of {_size(hardware.memory_gb)} per process"
         f"\n  disk                     {_size(plan.disk_gb)}"
-        f"\n\n  [dim]Reckoned from shapes, at that share of the peak; evaluation and libraries (1 GB) come on top.[/]"
+        "\n\n",
+        dim("  Reckoned from shapes, at that share of the peak; evaluation and libraries (1 GB) come on top."),
     )
     if plan.memory_gb > hardware.memory_gb:
-        _console.print("  [yellow]It will not fit[/]: lower micro_batch, set gradient_checkpointing or shard: true")
+        _console.say("  ", yellow("It will not fit"), ": lower micro_batch, set gradient_checkpointing or shard: true")
 
 
 def _hours(hours: float) -> str:
@@ -179,34 +180,36 @@ def _count(number: float) -> str:
 def summary(snapshot: Snapshot) -> None:
     """The closing summary: recommendation, ranking, cost."""
     if not snapshot.is_scored:
-        _console.print(f"\nStudy [bold]{escape(snapshot.name)}[/]: its candidates are still being scored\n")
+        _console.say("\nStudy ", bold(snapshot.name), ": its candidates are still being scored\n")
         for done, scored in enumerate(np.flatnonzero(np.isfinite(snapshot.table.alignment[:, 0])).tolist(), 1):
             print_scored(snapshot.table, scored, done)
         return
-    grid = _grid("representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned")
-    order = {record.candidate: place for place, record in enumerate(snapshot.finished, 1)}
+    order = {record.representation: f"#{place}" for place, record in enumerate(snapshot.finished, 1)}
     rows = ranking(snapshot)
-    for row in rows[:_SHOWN]:
-        place = order.get(snapshot.table.representations.index(row["representation"]))
-        grid.add_row(
-            escape(row["representation"]),
-            f"{row['expected']:.2f}",
-            interval(row),
-            f"{row['p_best']:.2f}",
-            f"{row['p_top3']:.2f}",
-            "" if place is None else f"#{place}",
-            style="bold" if row["finetuned"] else None,
-        )
-    _console.print(f"\n[bold]{escape(snapshot.title or snapshot.name)}[/]  [dim]({snapshot.unit})[/]\n")
-    _wide.print(grid)
+    _console.say("\n", bold(snapshot.title or snapshot.name), "  ", dim(f"({snapshot.unit})"), "\n")
+    _console.show_table(
+        ["representation", "expected", "80 % interval", "P(best)", "P(top 3)", "finetuned"],
+        [
+            [
+                row["representation"],
+                f"{row['expected']:.2f}",
+                interval(row),
+                f"{row['p_best']:.2f}",
+                f"{row['p_top3']:.2f}",
+                order.get(row["representation"], ""),
+            ]
+            for row in rows[:_SHOWN]
+        ],
+        strong=[place for place, row in enumerate(rows[:_SHOWN]) if row["finetuned"]],
+    )
     if len(rows) > _SHOWN:
-        _console.print(f"[dim]... and {len(rows) - _SHOWN} more; acsearch study show {snapshot.name} --json[/]")
-    _console.print()
+        _console.say(dim(f"... and {len(rows) - _SHOWN} more; acsearch study show {snapshot.name} --json"))
+    _console.say()
     for line in headline(snapshot):
-        _console.print(f"  {escape(line)}")
-    _console.print()
+        _console.say(f"  {line}")
+    _console.say()
     for line in caveats(snapshot):
-        _console.print(f"  [dim]{escape(line)}[/]")
+        _console.say(dim(f"  {line}"))
 
 
 def synced(changes: Changes) -> None:
@@ -214,20 +217,20 @@ def synced(changes: Changes) -> None:
     untrue_runs(changes)
     new, completed = len(changes.added) - len(changes.replaced), sorted(changes.completed - changes.added)
     if new > 0:
-        _console.print(f"added {new} runs")
+        _console.say(f"added {new} runs")
     if completed:
-        _console.print(f"brought up to date: {escape(_some(completed))}")
+        _console.say(f"brought up to date: {_some(completed)}")
     if not (changes.removed or changes.added or completed):
-        _console.print("the record says what the study says; nothing was changed")
+        _console.say("the record says what the study says; nothing was changed")
 
 
 def untrue_runs(changes: Changes) -> None:
     """The runs of a record that were not true."""
     for what, lines in (("removed", changes.removed), ("replaced", changes.replaced)):
         for line in lines[:_SHOWN]:
-            _console.print(f"{what} the run {escape(line)}")
+            _console.say(f"{what} the run {line}")
         if len(lines) > _SHOWN:
-            _console.print(f"{what} {len(lines) - _SHOWN} more runs")
+            _console.say(f"{what} {len(lines) - _SHOWN} more runs")
 
 
 def _some(names: Sequence[str], shown: int = 5) -> str:
@@ -242,14 +245,14 @@ def where(home: Home, study: StoredStudy, missing: str | None) -> None:
         study: the study.
         missing: why the MLflow record is not up to date; None where it is.
     """
-    _console.print(f"\n  report   acsearch study report {study.name}")
+    _console.say(f"\n  report   acsearch study report {study.name}")
     if missing is not None:
-        _console.print(f"  [yellow]MLflow   not up to date: {escape(missing)}[/]")
-        _console.print(f"           acsearch study sync {study.name}   brings it up to date")
+        _console.say(yellow(f"  MLflow   not up to date: {missing}"))
+        _console.say(f"           acsearch study sync {study.name}   brings it up to date")
         return
     address = home.tracking_uri
     place = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else redact(address)
-    _console.print(f"  MLflow   {place}   [dim](run {study.runs[f'study/{study.name}']})[/]")
+    _console.say(f"  MLflow   {place}   ", dim(f"(run {study.runs[f'study/{study.name}']})"))
 
 
 def status(snapshot: Snapshot, logs: Path) -> None:
@@ -259,33 +262,30 @@ def status(snapshot: Snapshot, logs: Path) -> None:
         snapshot: of the study.
         logs: folder of the logs of jobs.
     """
-    _console.print(
-        f"\nStudy [bold]{escape(snapshot.name)}[/]: {len(snapshot.finished)} of {snapshot.budget} finetunes done\n"
-    )
-    grid = _grid("finetune", "representation", "state", "objective", "attempts", "where")
+    done = f": {len(snapshot.finished)} of {snapshot.budget} finetunes done\n"
+    _console.say("\nStudy ", bold(snapshot.name), done)
+    rows = []
     for record in snapshot.finetunes:
         value = "" if record.objective is None else f"{snapshot.displayed_objective(record):.2f}"
         name, tries = record.representation or "not chosen yet", len(record.attempts)
         place = record.owner or (str(record.submission) if record.submission and record.finished is None else "")
-        grid.add_row(f"{record.trial + 1}", escape(name), record.state, value, f"{tries or ''}", escape(place))
-    _wide.print(grid)
+        rows.append([f"{record.trial + 1}", name, record.state, value, f"{tries or ''}", place])
+    _console.show_table(["finetune", "representation", "state", "objective", "attempts", "where"], rows, names=(1, 5))
     for record in snapshot.finetunes:
         if record.state != "complete":
             _print_last_words(record, logs)
     if not snapshot.is_over:
-        _console.print(f"\nGo on with: acsearch study resume {snapshot.name}")
+        _console.say(f"\nGo on with: acsearch study resume {snapshot.name}")
 
 
 def _print_last_words(record: FinetuneRecord, logs: Path) -> None:
     ended = [attempt for attempt in record.attempts if attempt.outcome]
     if ended:
-        _console.print(
-            f"\nfinetune {record.trial + 1}: {ended[-1].outcome} on {escape(ended[-1].who)}, {ended[-1].ended}"
-            f"\n  [dim]{escape(ended[-1].error or '')}[/]"
-        )
+        _console.say(f"\nfinetune {record.trial + 1}: {ended[-1].outcome} on {ended[-1].who}, {ended[-1].ended}")
+        _console.say(dim(f"  {ended[-1].error or ''}"))
     if record.submission:
         for line in record.submission.last_lines(logs):
-            _console.print(f"  [dim]{escape(line)}[/]")
+            _console.say(dim(f"  {line}"))
 
 
 def studies(snapshots: Sequence[Snapshot], unreadable: Mapping[str, str]) -> None:
@@ -295,17 +295,16 @@ def studies(snapshots: Sequence[Snapshot], unreadable: Mapping[str, str]) -> Non
         snapshots: of the studies that can be read.
         unreadable: why the others cannot, by name.
     """
-    grid = _grid("study", "started", "finetunes", "best finetuned")
-    for s in snapshots:
-        best = s.best
-        grid.add_row(
-            escape(s.name),
+    rows = [
+        [
+            s.name,
             f"{s.started:%Y-%m-%d %H:%M}",
             f"{len(s.finished)} of {s.budget}",
-            escape(best.representation) if best else "",
-        )
-    for name in unreadable:
-        grid.add_row(escape(name), "", "", "cannot be read, see below")
-    _wide.print(grid)
+            s.best.representation if s.best else "",
+        ]
+        for s in snapshots
+    ]
+    rows += [[name, "", "", "cannot be read, see below"] for name in unreadable]
+    _console.show_table(["study", "started", "finetunes", "best finetuned"], rows, names=(0, 3))
     for error in unreadable.values():
-        _console.print(escape(error))
+        _console.say(error)

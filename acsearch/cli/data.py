@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from acsearch.cli.files import Force, write_files
+from acsearch.cli.options import echo
 from trainers.errors import ConfigError
 
 app = typer.Typer(help="Check and split training data.", no_args_is_help=True)
@@ -31,9 +33,7 @@ def check(
     from trainers.model.loading import load_tokenizer
 
     counts = check(read_manifest(manifest, images), template, load_tokenizer(llm), image_tokens, longest)
-    typer.echo(
-        f"{manifest}: good. " + ", ".join(f"{count:,} {what}".replace("_", " ") for what, count in counts.items())
-    )
+    echo(f"{manifest}: good. " + ", ".join(f"{count:,} {what}".replace("_", " ") for what, count in counts.items()))
 
 
 @app.command()
@@ -41,6 +41,7 @@ def split(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The manifest, LLaVA's JSON.")],
     heldout: Annotated[int, typer.Option(min=1, help="Number of samples with an image to set aside.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of samples.")] = 0,
+    force: Force = False,
 ) -> None:
     """Set samples aside for A_ll, to hold out of training: writes MANIFEST-train.json and MANIFEST-heldout.json."""
     import json
@@ -58,10 +59,12 @@ def split(
         raise ConfigError(f"--heldout {heldout}: {manifest} has {len(with_image)} samples with an image")
     chosen = set(np.random.default_rng(seed).choice(with_image, heldout, replace=False).tolist())
     records = json.loads(read_text(manifest))
-    for part, take in (("train", False), ("heldout", True)):
-        target = manifest.with_name(f"{manifest.stem}-{part}.json")
-        if target.exists():
-            raise ConfigError(f"{target}: exists already")
-        kept = [record for index, record in enumerate(records) if (index in chosen) is take]
-        target.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-        typer.echo(f"wrote {target}: {len(kept):,} samples")
+    parts = {
+        manifest.with_name(f"{manifest.stem}-{part}.json"): [
+            record for index, record in enumerate(records) if (index in chosen) is take
+        ]
+        for part, take in (("train", False), ("heldout", True))
+    }
+    write_files({path: json.dumps(kept, ensure_ascii=False) for path, kept in parts.items()}, force=force)
+    for path, kept in parts.items():
+        echo(f"wrote {path}: {len(kept):,} samples")

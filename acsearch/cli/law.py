@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from acsearch.cli.options import Json, print_json
+from acsearch.cli.files import Force, write_files
+from acsearch.cli.options import Json, echo, print_json
 from trainers.errors import ConfigError
 
 app = typer.Typer(help="Fit the AC law to a recorded table.", no_args_is_help=True)
@@ -76,9 +77,10 @@ def learn_prior(
     inflate: Annotated[
         float, typer.Option(min=1, help="Factor on the variance of the weights, because other studies may differ.")
     ] = 2.0,
+    force: Force = False,
 ) -> None:
     """Learn a prior from a recorded table, for studies that measure A and C by the same definitions."""
-    from acsearch.config.prior_file import load_prior, write_prior
+    from acsearch.config.prior_file import load_prior, prior_text
     from acsearch.config.table_file import load_table
     from acsearch.law.bayes import HierarchicalLaw
     from acsearch.law.features import Features
@@ -91,8 +93,8 @@ def learn_prior(
     import numpy as np
 
     posterior = HierarchicalLaw(weak).fit(Features.of(read), np.arange(len(read.scores)), read.scaled)
-    write_prior(out, posterior.learnt_prior(weak, read.metadata, inflate))
-    typer.echo(f"wrote {out}")
+    write_files({out: prior_text(posterior.learnt_prior(weak, read.metadata, inflate))}, force=force)
+    echo(f"wrote {out}")
 
 
 def replay(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from acsearch.redaction import without_secrets
 from acsearch.storage.home import Home
+from trainers.errors import printable
 
 if TYPE_CHECKING:
     from acsearch.study.stored import StoredStudy
@@ -38,9 +40,14 @@ def open_study(home: Home, name: str) -> StoredStudy:
     return StoredStudy.open(home.open_storage(create=False), home.claims(name), name)
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line in which nothing steers the terminal, to stderr with `err`."""
+    typer.echo(printable(without_secrets(text)), err=err)
+
+
 def print_json(data: Any) -> None:
     """Print data as JSON. NaN and infinity, which JSON does not have, become null."""
-    typer.echo(json.dumps(finite(data), indent=2))
+    echo(json.dumps(finite(data), indent=2))
 
 
 def finite(data: Any) -> Any:

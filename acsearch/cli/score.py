@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acsearch.cli.options import Json, print_json
+from acsearch.cli.options import Json, echo, print_json
 from trainers.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _likelihood(definition: str) -> Callable[..., None]:
             ("mean over tokens", f"{result.token_weighted:.4f}"),
         ]
         _show(definition, str(checkpoint), rows, ("", "nats per token"))
-        typer.echo(f"\n{result.samples} captions, {result.tokens} tokens, {seconds:.1f} s")
+        echo(f"\n{result.samples} captions, {result.tokens} tokens, {seconds:.1f} s")
 
     return command
 
@@ -184,7 +184,7 @@ def cosine(
         return
     rows = [(str(folder), f"{one:.4f}") for folder, one in zip(reference, result.by_reference, strict=True)]
     _show("A_cos", str(checkpoint), [("A_cos", f"{result.value:.4f}"), *rows], ("", "cosine"))
-    typer.echo(f"\n{result.images} images, {seconds:.1f} s")
+    echo(f"\n{result.images} images, {seconds:.1f} s")
 
 
 def _open(
@@ -258,26 +258,17 @@ def _show_correspondence(
     ]
     title = f"{representation}, PCK@{result.alpha:.2f} by {result.decode}, {result.grid[0]} x {result.grid[1]} cells"
     _show(definition, title, rows, ("", "per image", "per point", "pairs", "keypoints"))
-    typer.echo(f"\n{seconds:.1f} s")
+    echo(f"\n{seconds:.1f} s")
 
 
 def _show(definition: str, title: str, rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> None:
     """Print a table whose first row is the score itself."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+    from acsearch.cli.screen import Screen, bold
     from acsearch.scores import SCORES
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        name = place == 0  # may be a path, and gives way to the numbers
-        grid.add_column(column, justify="left" if name else "right", no_wrap=not name, overflow="fold")
-    for place, row in enumerate(rows):
-        grid.add_row(*map(escape, row), style="bold" if place == 0 else None)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{escape(title)}[/]\n{escape(SCORES[definition].summary)}\n")
-    console.print(grid)
+    console = Screen()
+    console.say("\n", bold(title), f"\n{SCORES[definition].summary}\n")
+    console.show_table(columns, rows, strong=[0])
 
 
 def _print(definition: str, about: dict[str, Any], value: float, numbers: dict[str, Any], seconds: float) -> None:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acsearch.cli.options import EngineOption, Json, NameArgument, Parallel, Storage, Tracking, open_study, print_json
+from acsearch.cli.files import Force, write_files
+from acsearch.cli.options import (
+    EngineOption,
+    Json,
+    NameArgument,
+    Parallel,
+    Storage,
+    Tracking,
+    echo,
+    open_study,
+    print_json,
+)
 from acsearch.errors import StudyError
 from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
@@ -250,20 +261,17 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
 def report(
     name: NameArgument,
     out: Annotated[Path | None, typer.Option(help="HTML file to write; default: NAME.html in acsearch-runs/.")] = None,
+    force: Force = False,
     storage: Storage = None,
 ) -> None:
-    """Write a self-contained HTML report."""
-    from acsearch.reporting.report import page
+    """Write a self-contained HTML report, in the place of an earlier report or of nothing."""
+    from acsearch.reporting.report import MARKS, page
 
     home = Home(storage)
     snapshot = open_study(home, name).snapshot()
     file = out or home.folder / f"{name}.html"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(snapshot), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--out {file}: {error.strerror}") from error
-    typer.echo(f"wrote {file}")
+    write_files({file: page(snapshot)}, force=force, marks=MARKS)
+    echo(f"wrote {file}")
 
 
 def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
@@ -289,7 +297,7 @@ def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
         try:
             executor.run(stored, on_event)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted; go on with: acsearch study resume {stored.name}", err=True)
+            echo(f"interrupted; go on with: acsearch study resume {stored.name}", err=True)
             raise
         record(with_figures=True)
         artifacts.cleanup()

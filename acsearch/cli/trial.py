@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acsearch.cli.options import NameArgument, Storage, open_study
+from acsearch.cli.options import NameArgument, Storage, echo, open_study
 from acsearch.storage.home import Home
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ def _study(home: Home, name: str) -> Iterator[Study]:
 def _print_event(event: Event) -> None:
     """A line for each new thing, for the job's log."""
     text = f": {event.detail}" if event.detail else ""
-    typer.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {type(event).__name__.lower()} {event.representation}{text}")
+    echo(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {type(event).__name__.lower()} {event.representation}{text}")

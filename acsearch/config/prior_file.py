@@ -91,15 +91,11 @@ def load_prior(prior: str) -> Prior:
     )
 
 
-def write_prior(path: Path, prior: Prior) -> None:
-    """Write a prior as a YAML file that `load_prior` reads.
-
-    Args:
-        path: The file, which must not exist.
-        prior: The prior.
+def prior_text(prior: Prior) -> str:
+    """A prior as the text of a YAML file that `load_prior` reads.
 
     Raises:
-        ConfigError: the file exists or cannot be written, or a value of the prior is out of range.
+        ConfigError: a value of the prior is out of range.
     """
     data = {
         "provenance": prior.provenance,
@@ -119,11 +115,6 @@ def write_prior(path: Path, prior: Prior) -> None:
     }
     try:
         PriorFile.model_validate(data)
-        with path.open("x", encoding="utf-8") as file:
-            yaml.safe_dump(data, file, sort_keys=False)
-    except FileExistsError as error:
-        raise ConfigError(f"{path}: exists already") from error
     except ValidationError as error:
-        raise ConfigError(f"{path}: not a usable prior: {first_problem(error, PriorFile)}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"not a usable prior: {first_problem(error, PriorFile)}") from error
+    return yaml.safe_dump(data, sort_keys=False)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from acsearch.config.prior_file import load_prior, priors
 from acsearch.config.table_file import FileName, Name, load_table, locate, shipped
 from acsearch.config.training import TrainingConfig
 from acsearch.law.prior import Prior
+from acsearch.tables.names import normal
 from acsearch.tables.table import BenchmarkScale, Table, TableMetadata
 from trainers.errors import ConfigError
 from trainers.utils.strict_yaml import StrictModel, first_problem, read_yaml
@@ -42,7 +44,7 @@ class StudyFile(StrictModel, strict=True):
     training: TrainingConfig | None = None
     policy: str = "default"
     prior: FileName = "weak"
-    objective: str = "mean"
+    objective: Annotated[str, AfterValidator(normal)] = "mean"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")

@@ -8,9 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from acsearch.errors import TableError
+from acsearch.tables.names import normal
 from acsearch.tables.table import LARGEST, UNSTATED, BenchmarkScale, Table, TableMetadata, parse_table
 from trainers.errors import ConfigError
 from trainers.utils.strict_yaml import StrictModel, read_text, read_yaml
@@ -44,6 +45,15 @@ class TableFile(StrictModel, strict=True):
     alignment: Literal["A_cos", "A_ll", "A_ll_train", "unstated"]
     correspondence: Literal["C", "C_compat", "unstated", "none"]
     benchmarks: dict[str, BenchmarkScaleFile] = Field(min_length=1)
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _one_spelling(cls, given: dict[str, BenchmarkScaleFile]) -> dict[str, BenchmarkScaleFile]:
+        names = [normal(name) for name in given]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} is given twice, in two spellings of the same letters")
+        return dict(zip(names, given.values(), strict=True))
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -9,12 +9,14 @@ from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
 from acsearch.law.features import TERMS, Array, Features
 from acsearch.study.snapshot import Snapshot
+from acsearch.tables.names import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK, _LIGHT, _ACCENT = "#1f2933", "#9aa5b1", "#d64545"
 _LABELLED = 30  # in a larger pool, only finetuned candidates are labelled
+_WIDEST = 32  # characters of a name
 _LINES = 6  # candidates in the figure of P(best)
 
 
@@ -32,7 +34,7 @@ def plane(snapshot: Snapshot) -> Figure:
     if correspondence is None:
         _curve(snapshot, axes)
         heights = snapshot.display(snapshot.steps[-1].recommendation.mean)
-        axes.set_ylabel(f"objective ({snapshot.unit})")
+        axes.set_ylabel(f"objective ({_unit(snapshot)})")
     else:
         _contour(snapshot, figure, axes)
         heights = correspondence
@@ -42,7 +44,7 @@ def plane(snapshot: Snapshot) -> Figure:
     label_all = len(alignment) <= _LABELLED
     shown = np.arange(len(alignment)) if label_all else np.array(finetuned, dtype=int)
     texts = {
-        int(row): snapshot.table.representations[row]
+        int(row): _named(snapshot.table.representations[row])
         + (f" ({finetuned.index(int(row)) + 1})" if int(row) in finetuned else "")
         for row in shown
     }
@@ -57,7 +59,7 @@ def _contour(snapshot: Snapshot, figure: Figure, axes: Axes) -> None:
     values = snapshot.display(_law_at(snapshot, a, c)).reshape(61, 61)
     filled = axes.contourf(line, line, values, levels=12, cmap="YlGnBu", alpha=0.85)
     axes.contour(line, line, values, levels=12, colors="white", linewidths=0.5)
-    figure.colorbar(filled, ax=axes, label=f"expected by the law ({snapshot.unit})")
+    figure.colorbar(filled, ax=axes, label=f"expected by the law ({_unit(snapshot)})")
 
 
 def _curve(snapshot: Snapshot, axes: Axes) -> None:
@@ -77,7 +79,7 @@ def _law_at(snapshot: Snapshot, a: Array, c: Array | None) -> Array:
 
 def predicted(snapshot: Snapshot) -> Figure:
     """Draw the observed objective of each finetune against its prediction just before the finetune."""
-    figure, axes = _axes(f"observed ({snapshot.unit})")
+    figure, axes = _axes(f"observed ({_unit(snapshot)})")
     axes.set_ylabel("predicted just before, with 80 % interval")
     texts: dict[int, str] = {}
     observed: list[float] = []
@@ -90,7 +92,7 @@ def predicted(snapshot: Snapshot) -> Figure:
         if step.number == 0:
             continue  # before the first finetune the level of a benchmark is not known
         axes.errorbar(x, mean, yerr=[[mean - low], [high - mean]], fmt="o", color=_ACCENT, ecolor=_LIGHT)
-        texts[len(observed)] = f"{record.representation} ({step.number + 1})"
+        texts[len(observed)] = f"{_named(record.representation)} ({step.number + 1})"
         observed.append(x)
         expected.append(mean)
     if observed:
@@ -111,11 +113,20 @@ def p_best(snapshot: Snapshot) -> Figure:
     chances = np.stack([step.recommendation.p_best for step in snapshot.steps])  # (steps, N)
     shown = np.argsort(-chances.max(axis=0) - chances[-1], kind="stable")[:_LINES]
     for row in shown.tolist():
-        axes.plot(chances[:, row], marker="o", label=snapshot.table.representations[row])
+        axes.plot(chances[:, row], marker="o", label=_named(snapshot.table.representations[row]))
     axes.set_xticks(range(len(chances)))
     axes.set_ylim(-0.03, 1.03)
     axes.legend(loc="upper left", frameon=True, fontsize=8)
     return figure
+
+
+def _named(name: str) -> str:
+    """A name as a label: short, without formulas, and shown in legends, which leave out what begins with _."""
+    return "\u200b" * name.startswith("_") + shortened(name, _WIDEST).replace("$", r"\$")
+
+
+def _unit(snapshot: Snapshot) -> str:
+    return shortened(snapshot.unit, 2 * _WIDEST).replace("$", r"\$")
 
 
 def _axes(xlabel: str) -> tuple[Figure, Axes]:

@@ -12,6 +12,11 @@ from acsearch.reporting.figures import figures
 from acsearch.reporting.summary import caveats, headline, interval, law_summary, ranking
 from acsearch.study.snapshot import Snapshot
 
+GENERATOR = '<meta name="generator" content="acsearch">'
+MARKS = (
+    GENERATOR.encode(),
+    b"body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 60rem;",
+)  # or older
 _CAPTIONS = {
     "plane": "The candidates and the law",
     "predicted": "Predictions made before each finetune",
@@ -36,6 +41,7 @@ def page(snapshot: Snapshot) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template("report.html.jinja").render(
+        generator=GENERATOR,
         study=snapshot,
         headline=headline(snapshot),
         ranking=ranking(snapshot),

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from acsearch.errors import TableError
+from acsearch.tables.names import normal
 
 COLUMNS = ("representation", "benchmark", "score", "alignment", "correspondence")
 UNSTATED = "unstated"
@@ -242,6 +243,7 @@ def _read_row(
         name_given = row[column]
         if not name_given.strip() or name_given != name_given.strip() or not name_given.isprintable():
             raise TableError(f"{where}, column {column}: {name_given!r} is not a name")
+        row[column] = name_given = normal(name_given)
         if len(name_given) > _LONGEST:
             raise TableError(f"{where}, column {column}: a name of {len(name_given)} characters; {_LONGEST} at most")
     if row["benchmark"] == _RESERVED:
