@@ -28,6 +28,7 @@ def write_files(contents: dict[Path, str], *, force: bool, marks: tuple[bytes, .
     Raises:
         ConfigError: a file exists that must not be overwritten, or cannot be written.
     """
+    path = Path()
     try:
         for path in contents:
             _check(path, marks, force)
@@ -35,10 +36,12 @@ def write_files(contents: dict[Path, str], *, force: bool, marks: tuple[bytes, .
             for path, content in contents.items():
                 whole.enter_context(atomic_write(path)).write_text(content, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{error.filename or next(iter(contents))}: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _check(path: Path, marks: tuple[bytes, ...], force: bool) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder is not there; make it first")
     if not os.path.lexists(path):
         return
     if not stat.S_ISREG(path.lstat().st_mode):

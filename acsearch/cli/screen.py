@@ -16,7 +16,7 @@ from rich.text import Text
 from acsearch.tables.names import columns, shortened
 from trainers.errors import printable
 
-_SHORTEST = 12  # columns of a name that gives way to numbers
+_SHORTEST = 16  # columns of a name that gives way to numbers
 
 
 def text(content: str, style: str = "") -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -270,6 +271,9 @@ def report(
     home = Home(storage)
     snapshot = open_study(home, name).snapshot()
     file = out or home.folder / f"{name}.html"
+    if out is None:
+        with suppress(OSError):  # then it is not there, and that is said
+            home.folder.mkdir(parents=True, exist_ok=True)
     write_files({file: page(snapshot)}, force=force, marks=MARKS)
     echo(f"wrote {file}")
 

@@ -81,10 +81,10 @@ COMMANDS = {
     ),
     "learn-over-a-file": command("law prior table.csv --out table.yaml", "table.yaml: exists already"),
     "learn-into-nowhere": command(
-        "law prior table.csv --out no/prior.yaml", "no/prior.yaml: No such file or directory"
+        "law prior table.csv --out no/prior.yaml", "no/prior.yaml: the folder is not there; make it first"
     ),
     "learn-infinity": command(
-        "law prior table.csv --out prior.yaml --inflate inf", "prior.yaml: not a usable prior: sd.A: Input should be a"
+        "law prior table.csv --out prior.yaml --inflate inf", "not a usable prior: sd.A: Input should be a"
     ),
     "replay-subset-of-one": command("replay table.csv --subset 1", "--subset 1: the table has 5 candidates"),
     "replay-subset-too-large": command("replay table.csv --subset 6", "--subset 6: the table has 5 candidates"),
@@ -121,8 +121,10 @@ COMMANDS = {
     "resume-higher": command("study resume there --budget 6", "--budget 6: the study has 1; choose 1 to 5", started),
     "resume-without-table": command("study resume there", "no table '", started_and_its_table_gone),
     "resume-changed-table": command("study resume there", "has changed since the study", started_and_its_table_changed),
-    "report-into-a-folder": command("study report there --out folder", "--out folder: Is a dir", started_and_a_folder),
-    "report-below-a-file": command("study report there --out table.csv/x", "--out table.csv/x: File exists", started),
+    "report-into-a-folder": command(
+        "study report there --out folder", "folder: exists and is not", started_and_a_folder
+    ),
+    "report-below-a-file": command("study report there --out table.csv/x", "table.csv/x: the folder", started),
 } | {
     f"{verb}-{name}": command(f"study {verb} {line}", says, prepare)
     for verb in ("resume", "show", "status", "report")
