@@ -251,7 +251,7 @@ def where(home: Home, study: StoredStudy, missing: str | None) -> None:
         _console.say(f"           acsearch study sync {study.name}   brings it up to date")
         return
     address = home.tracking_uri
-    place = f"mlflow ui --backend-store-uri {address}" if address.startswith("sqlite") else redact(address)
+    place = f"{'mlflow ui --backend-store-uri ' if address.startswith('sqlite') else ''}{redact(address)}"
     _console.say(f"  MLflow   {place}   ", dim(f"(run {study.runs[f'study/{study.name}']})"))
 
 

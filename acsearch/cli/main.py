@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from acsearch.cli import bundle, data, doctor, law, score, study, trial
+from acsearch.cli.failures import explain
 from acsearch.redaction import guard, without_secrets
 from trainers.errors import AcsearchError, PreemptedError
 
@@ -44,8 +45,9 @@ def evaluate(context: typer.Context) -> None:
 def main() -> None:
     """Run the command line.
 
-    An `AcsearchError` is printed as one line and gives exit code 1; with `--debug` its traceback is shown. Work that
-    stopped because it was asked to gives exit code 75; see `trainers.training.preemption`.
+    An `AcsearchError` is printed as one line and gives exit code 1, and so is a failure of a disk or a database; with
+    `--debug` the traceback is shown. Work that stopped because it was asked to gives exit code 75; see
+    `trainers.training.preemption`.
     """
     guard()
     try:
@@ -53,7 +55,16 @@ def main() -> None:
     except AcsearchError as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {without_secrets(error.line)}", err=True)
-        sys.exit(75 if isinstance(error, PreemptedError) else 1)
+        _exit(str(error), 75 if isinstance(error, PreemptedError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv or (said := explain(error)) is None:
+            raise
+        _exit(said)
+
+
+def _exit(said: str, code: int = 1) -> NoReturn:
+    """End with an error of one line, out of which secrets are taken before it is cut to its length."""
+    typer.echo(f"error: {AcsearchError(without_secrets(said)).line}", err=True)
+    sys.exit(code)

@@ -23,12 +23,13 @@ EngineOption = Annotated[Literal["local", "slurm"], typer.Option(help="Run the w
 Parallel = Annotated[int, typer.Option(min=1, help="Finetunes at the same time; with --engine slurm, jobs.")]
 
 
-def open_study(home: Home, name: str) -> StoredStudy:
+def open_study(home: Home, name: str, *, writes: bool = False) -> StoredStudy:
     """Open a study by its name.
 
     Args:
         home: Where studies are.
         name: Name of the study.
+        writes: Whether it will be worked on.
 
     Raises:
         StudyError: there is none of this name, or its storage cannot be used.
@@ -37,7 +38,7 @@ def open_study(home: Home, name: str) -> StoredStudy:
     from acsearch.study.stored import StoredStudy
 
     check_name(name)
-    return StoredStudy.open(home.open_storage(create=False), home.claims(name), name)
+    return StoredStudy.open(home.open_storage(create=False, writes=writes), home.claims(name), name)
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -25,6 +25,7 @@ from acsearch.errors import StudyError
 from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
 from trainers.errors import AcsearchError, ConfigError
+from trainers.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
     from acsearch.config.study_file import StudyConfig
@@ -135,7 +136,7 @@ def resume(
     What others work on is left to them until their leases lapse, a minute after they were last heard of.
     """
     home = Home(storage, tracking)
-    study = open_study(home, name)
+    study = open_study(home, name, writes=True)
     study.snapshot()  # raises if the table or the prior that it was started with is not there any more
     if steal:
         study.claims.steal()
@@ -248,7 +249,7 @@ def sync(name: NameArgument, storage: Storage = None, tracking: Tracking = None)
     from acsearch.runners.registry import make_artifacts
 
     home = Home(storage, tracking)
-    study = open_study(home, name)
+    study = open_study(home, name, writes=True)
     record = Recorder(home, study, make_artifacts(study.source, home.work, home.store))
     with progress.waiting("comparing the record"):
         record(with_figures=True, thorough=True)

@@ -55,7 +55,7 @@ def _study(home: Home, name: str) -> Iterator[Study]:
         from acsearch.runners.registry import make_runner
         from acsearch.study.study import Study
 
-        stored = open_study(home, name)
+        stored = open_study(home, name, writes=True)
         yield Study(stored, make_runner(stored.source, home.work, home.store), _print_event)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import re
 import sqlite3
 import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_secrets, without_userinfo
 from acsearch.storage.home import Home
+from acsearch.storage.servers import LIMIT, UNCLEAR, check_answers, within
 from acsearch.storage.sqlite import create_database, sqlite_file
 
 if TYPE_CHECKING:
@@ -80,12 +83,21 @@ def _bring_along(file: Path, here: str) -> None:
 
 
 def _check_answers(uri: str) -> None:
-    """Raise StudyError when a tracking server does not answer, because MLflow's own client tries for minutes."""
-    if uri.startswith(("http://", "https://")):
+    """Raise StudyError when a server does not answer, because MLflow's own client tries for minutes."""
+    if re.match("(postgresql|mysql|mssql)[+:]", uri):
+        check_answers(uri, "--tracking")
+    elif uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{without_userinfo(uri).rstrip('/')}/health", timeout=10).close()
+            is_clear = "@" not in uri or "@" in urlsplit(uri).netloc
+        except ValueError:
+            is_clear = False
+        if not is_clear:
+            raise StudyError(f"--tracking {redact(uri)}: {UNCLEAR}")
+        health = f"{without_userinfo(uri).rstrip('/')}/health"
+        try:
+            within(LIMIT, lambda: urllib.request.urlopen(health, timeout=LIMIT).close())
         except urllib.error.HTTPError:
             pass  # it answers; the client reports what is wrong
         except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = without_secrets(str(getattr(error, "reason", error)))
+            reason = without_secrets(str(getattr(error, "reason", error)) or f"within {LIMIT:g} s")
             raise StudyError(f"--tracking {redact(uri)}: no answer: {reason}") from error

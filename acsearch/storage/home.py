@@ -8,16 +8,15 @@ the version of their schema in a table of the same name. Other places are given 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acsearch.errors import StudyError
 from acsearch.redaction import redact, register_secret, without_secrets
 from acsearch.storage.claims import Claims, FileClaims
-from acsearch.storage.sqlite import check_database, create_database, lock_folder, sqlite_file
+from acsearch.storage.sqlite import check_database, check_writable, create_database, lock_folder, sqlite_file
 from trainers.errors import first_line
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     import sqlalchemy
 
     from acsearch.config.settings import Settings
+
+_SUPPORTED = "give sqlite:///FILE, or postgresql+psycopg://USER@HOST/DATABASE"
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ class Home:
         """The tracking URI of MLflow."""
         return register_secret(self.tracking or self.settings.tracking or f"sqlite:///{self.folder / 'mlflow.db'}")
 
-    def open_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
+    def open_storage(self, *, create: bool, writes: bool = False) -> optuna.storages.RDBStorage:
         """Open the Optuna storage.
 
         Args:
             create: Whether to create it where it does not exist.
+            writes: Whether a study there will be worked on, for which the storage must be ours to write.
 
         Raises:
             StudyError: the storage does not exist, or cannot be used.
@@ -98,12 +100,18 @@ class Home:
                 create_database(file, lambda fresh: optuna.storages.RDBStorage(fresh).engine.dispose())
             if file is not None:
                 check_database(file, name)
+                if create or writes:
+                    check_writable(file, name)
                 return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
             from acsearch.storage.leases import creating_tables
             from acsearch.storage.retrying import RetryingStorage
+            from acsearch.storage.servers import check_answers, options
 
-            with creating_tables(sqlalchemy.create_engine(url)):
-                return RetryingStorage(url, engine_kwargs=_server_options(url))
+            if not url.startswith("postgresql"):
+                raise StudyError(f"--storage {name}: not a study storage: {_SUPPORTED}")
+            check_answers(url, "--storage")
+            with creating_tables(sqlalchemy.create_engine(url, **options(url))):
+                return RetryingStorage(url, engine_kwargs=options(url))
         except ImportError as error:
             raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
@@ -154,13 +162,6 @@ def _engine(url: str) -> sqlalchemy.Engine:
     """One engine for all leases, because a server allows a limited number of connections."""
     import sqlalchemy
 
-    return sqlalchemy.create_engine(url, **_server_options(url))
+    from acsearch.storage.servers import options
 
-
-def _server_options(url: str) -> dict[str, Any]:
-    """Options of an engine by which it notices a lost server, also where the network drops packets silently."""
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if re.match(r"postgresql(\+psycopg2?)?:", url):  # their drivers take libpq's options; without these it takes hours
-        alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
-        options["connect_args"] = {"connect_timeout": 10} | alive
-    return options
+    return sqlalchemy.create_engine(url, **options(url))

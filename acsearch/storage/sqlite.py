@@ -9,8 +9,20 @@ from pathlib import Path
 
 from acsearch.errors import StudyError
 from acsearch.redaction import redact
+from trainers.errors import first_line
 from trainers.utils.locks import Locks
 
+TIMEOUT = 10.0  # seconds to wait for a database that is locked, before it is used
+_COPY = "put a copy of it in its place"
+_PROBLEMS = {  # what SQLite says, by the name of its error, where neither the database nor acsearch is wrong
+    "SQLITE_BUSY": "locked by another program, which has a transaction open; end that (fuser FILE names it)",
+    "SQLITE_LOCKED": "locked by another program, which has a transaction open; end that (fuser FILE names it)",
+    "SQLITE_READONLY": "may not be written by us: make it and its folder writable, or use another",
+    "SQLITE_CANTOPEN": "cannot be opened: see that we may read and write it and its folder",
+    "SQLITE_PERM": "cannot be opened: see that we may read and write it and its folder",
+    "SQLITE_FULL": "its disk is full: make room, then resume",
+    "SQLITE_IOERR": "its disk cannot be read or written: it may be full, over quota or gone",
+}
 _VERSIONS = {"alembic_version", "version_info"}  # tables that have one row each
 
 
@@ -30,14 +42,14 @@ def check_database(file: Path, url: str) -> None:
     import optuna.storages._rdb.models as models
 
     try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
+        with closing(_connect(file)) as connection:
             problem = connection.execute("pragma quick_check(1)").fetchone()[0]
             tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
             rows = [connection.execute(f"select count(*) from {name}").fetchone()[0] for name in tables & _VERSIONS]
     except sqlite3.Error as error:
-        raise StudyError(f"--storage {url}: damaged: {error}; put a copy of it in its place") from error
+        raise StudyError(f"--storage {url}: {problem_of(error) or f'damaged: {error}; {_COPY}'}") from error
     if problem != "ok":
-        raise StudyError(f"--storage {url}: damaged: {problem}; put a copy of it in its place")
+        raise StudyError(f"--storage {url}: damaged: {problem}; {_COPY}")
     missing = sorted((models.BaseModel.metadata.tables.keys() | _VERSIONS) - tables)
     if missing or rows != [1, 1]:
         lacks = f"no table {missing[0]!r}" if missing else "no version of its tables"
@@ -45,6 +57,35 @@ def check_database(file: Path, url: str) -> None:
             f"--storage {url}: written by another version of Optuna, or damaged: it has {lacks}; "
             "see optuna storage upgrade"
         )
+
+
+def check_writable(file: Path, url: str) -> None:
+    """Check that an SQLite database can be written, before a study begins or goes on.
+
+    Args:
+        file: The database.
+        url: Its URL without passwords, for messages.
+
+    Raises:
+        StudyError: it is not ours to write, or another program does not let go of it.
+    """
+    try:
+        with closing(_connect(file)) as connection:
+            connection.execute("begin immediate")
+            connection.execute("rollback")
+    except sqlite3.Error as error:
+        raise StudyError(f"--storage {url}: {problem_of(error) or first_line(error)}") from error
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Mode rw, because even a reader has to roll back what a killed process left; nothing is created."""
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=TIMEOUT, isolation_level=None)
+
+
+def problem_of(error: sqlite3.Error) -> str | None:
+    """What to do about an error of SQLite that says nothing about what the database holds; None for other errors."""
+    name = getattr(error, "sqlite_errorname", "")  # such as SQLITE_BUSY or SQLITE_READONLY_DIRECTORY
+    return next((problem for start, problem in _PROBLEMS.items() if name.startswith(start)), None)
 
 
 def sqlite_file(url: str, option: str, table: str) -> Path | None:
@@ -74,11 +115,12 @@ def sqlite_file(url: str, option: str, table: str) -> Path | None:
         raise StudyError(f"{option} {redact(url)}: names no file; for instance sqlite:///{table}.db")
     file = Path(database)
     if file.exists():
-        try:  # mode rw, because even a reader has to roll back what a killed process left
-            with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
+        try:
+            with closing(_connect(file)) as connection:
                 known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
         except sqlite3.Error as error:
-            raise StudyError(f"{option} {redact(url)}: not an SQLite database: {error}") from error
+            problem = (problem_of(error) if file.is_file() else None) or f"not an SQLite database: {error}"
+            raise StudyError(f"{option} {redact(url)}: {problem}") from error
         if known is None:
             raise StudyError(f"{option} {redact(url)}: a database of something else; it has no table {table!r}")
     return file

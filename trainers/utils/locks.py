@@ -8,8 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -42,7 +43,11 @@ class Locks:
 
     def held(self, name: str) -> bool:
         """Whether a living process holds this lock."""
-        with self._file(name) as file:
+        try:
+            file = (self._folder / name).open()  # a question makes no file: what is asked about may be read-only
+        except FileNotFoundError:
+            return False
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -54,14 +59,33 @@ class Locks:
         return (self._folder / name).read_text() or "a process" if self.held(name) else None
 
     def _file(self, name: str) -> TextIO:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return (self._folder / name).open("a")
+        for folder in reversed([one for one in (self._folder, *self._folder.parents) if not one.exists()]):
+            folder.mkdir(exist_ok=True)
+            _share(folder)
+        path = self._folder / name
+        is_new = not path.exists()
+        try:
+            file = path.open("a")
+        except PermissionError:
+            return path.open()  # another user's, which can be locked all the same
+        if is_new:
+            _share(path)
+        return file
+
+
+def _share(path: Path) -> None:
+    """Let the group write to it that may write to the folder above, whatever our umask."""
+    here, above = path.stat(), path.parent.stat()
+    if here.st_gid == above.st_gid and above.st_mode & stat.S_IWGRP and not above.st_mode & stat.S_ISVTX:
+        with suppress(PermissionError):  # somebody else was faster
+            path.chmod(stat.S_IMODE(here.st_mode) | stat.S_IWGRP)
 
 
 def _sign(file: TextIO) -> None:
-    file.truncate(0)
-    file.write(who())
-    file.flush()
+    if file.writable():
+        file.truncate(0)
+        file.write(who())
+        file.flush()
 
 
 def who() -> str:
