@@ -165,8 +165,9 @@ def guard() -> None:
     for name in _ADDRESSES:
         register_secret(os.environ.get(name, ""))
     for argument in sys.argv[1:]:
-        if "://" in argument:
-            register_secret(re.sub(r"^--[\w-]+=", "", argument))
+        value = re.sub(r"^--[\w-]+=", "", argument)
+        if re.search(r"://|:.*@|\?.*=", value, re.DOTALL):
+            register_secret(value)
     logging.setLogRecordFactory(_Record)
     sys.excepthook = _print
     sys.stdout, sys.stderr = _Stream.around(sys.stdout), _Stream.around(sys.stderr)

@@ -32,9 +32,9 @@ def explain(error: BaseException) -> str | None:
     Returns:
         The line; None where the error is one of acsearch's own, whose traceback is needed.
     """
+    if problem := problem_of(error):
+        return f"the SQLite database: {problem}"
     for one in _causes(error):
-        if isinstance(one, sqlite3.Error) and (problem := problem_of(one)):
-            return f"the SQLite database: {problem}"
         if isinstance(one, OSError) and one.errno in _ADVICE:
             return f"{one.filename or 'a file'}: {os.strerror(one.errno)}; {_ADVICE[one.errno]}"
         if type(one).__name__ in ("OperationalError", "InterfaceError") and not isinstance(one, sqlite3.Error):

@@ -34,6 +34,7 @@ from acsearch.reporting.run_contents import TRAINING, MetricPoints, RecordConten
 from acsearch.reporting.summary import as_markdown, recommendation_csv
 from acsearch.runners.base import Artifacts
 from acsearch.storage.claims import Claims
+from acsearch.storage.sqlite import problem_of
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
 from trainers.errors import first_line
 
@@ -101,9 +102,8 @@ class Record:
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
         except AWAY as error:
-            raise StudyError(
-                f"--tracking {redact(uri)}: MLflow cannot be used there: {without_secrets(first_line(error))}"
-            ) from error
+            problem = problem_of(error) or f"MLflow cannot be used there: {without_secrets(first_line(error))}"
+            raise StudyError(f"--tracking {redact(uri)}: {problem}") from error
 
     def record(
         self, take: Callable[[], Snapshot], artifacts: Artifacts, *, with_figures: bool = False, thorough: bool = False

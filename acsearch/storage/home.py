@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 from acsearch.errors import StudyError
 from acsearch.redaction import redact, register_secret, without_secrets
 from acsearch.storage.claims import Claims, FileClaims
-from acsearch.storage.sqlite import check_database, check_writable, create_database, lock_folder, sqlite_file
+from acsearch.storage.sqlite import (
+    check_database,
+    check_writable,
+    create_database,
+    lock_folder,
+    problem_of,
+    sqlite_file,
+)
 from trainers.errors import first_line
 
 if TYPE_CHECKING:
@@ -115,7 +122,8 @@ class Home:
         except ImportError as error:
             raise StudyError(f"--storage {name}: its driver is missing: {error}") from error
         except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, AssertionError) as error:
-            raise StudyError(f"--storage {name}: not a study storage: {without_secrets(first_line(error))}") from error
+            problem = problem_of(error) or f"not a study storage: {without_secrets(first_line(error))}"
+            raise StudyError(f"--storage {name}: {problem}") from error
 
     @property
     def on_one_machine(self) -> bool:

@@ -71,7 +71,9 @@ def check_writable(file: Path, url: str) -> None:
     """
     try:
         with closing(_connect(file)) as connection:
+            (version,) = connection.execute("pragma user_version").fetchone()
             connection.execute("begin immediate")
+            connection.execute(f"pragma user_version = {version}")  # which opens a journal, in the same folder
             connection.execute("rollback")
     except sqlite3.Error as error:
         raise StudyError(f"--storage {url}: {problem_of(error) or first_line(error)}") from error
@@ -82,10 +84,13 @@ def _connect(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=TIMEOUT, isolation_level=None)
 
 
-def problem_of(error: sqlite3.Error) -> str | None:
-    """What to do about an error of SQLite that says nothing about what the database holds; None for other errors."""
+def problem_of(error: BaseException | None) -> str | None:
+    """What to do about an error, if it comes from one of SQLite's that says nothing about what the database holds."""
+    if error is None:
+        return None
     name = getattr(error, "sqlite_errorname", "")  # such as SQLITE_BUSY or SQLITE_READONLY_DIRECTORY
-    return next((problem for start, problem in _PROBLEMS.items() if name.startswith(start)), None)
+    problem = next((problem for start, problem in _PROBLEMS.items() if name.startswith(start)), None)
+    return problem or problem_of(error.__cause__ or error.__context__)
 
 
 def sqlite_file(url: str, option: str, table: str) -> Path | None:
@@ -146,7 +151,10 @@ def create_database(file: Path, create: Callable[[str], object]) -> None:
             if not file.exists():
                 fresh = file.with_name(f"{file.name}.new")
                 fresh.unlink(missing_ok=True)
-                create(f"sqlite:///{fresh.absolute()}")
-                fresh.rename(file)
+                try:
+                    create(f"sqlite:///{fresh.absolute()}")
+                    fresh.rename(file)
+                finally:
+                    fresh.unlink(missing_ok=True)
     except OSError as error:
         raise StudyError(f"{file}: cannot be made: {error.strerror}") from error
