@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # .venv is ours: without compiled modules ever
 MUTANTS ?= 100
 MUTANTS_SEED ?= 0
 
-.PHONY: study test test-slow test-all chaos mutants lint setup clean
+.PHONY: study test test-slow test-all chaos mutants lint audit hashes setup clean
 
 study: setup
 	$(BIN)/acsearch study start --budget 4 --resume
@@ -40,6 +40,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+audit: setup  # known vulnerabilities that have a fix; says so where the database of them cannot be reached
+	$(BIN)/python .ci/audit.py
+
+hashes: setup  # those of constraints.txt, after a version there was changed
+	sed -i '/--hash=/d; s/ \\$$//' constraints.txt
+	grep -E '^(#|torch(vision)?==)' constraints.txt > constraints.new
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes --no-header --no-annotate \
+	    --no-emit-package torch --no-emit-package torchvision constraints.txt >> constraints.new
+	mv constraints.new constraints.txt
 
 setup: $(VENV)/.ready
 

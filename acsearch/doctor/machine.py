@@ -46,7 +46,7 @@ def settings(home: Home) -> list[Finding]:
     found = f"{path or 'no settings file'}; {f'from the environment: {variables}' if variables else 'no variables'}"
     if (
         path is not None
-        and any(holds_secret(str(value)) for value in read(path).values())
+        and any(holds_secret(read(path).get(key) or "") for key in ("storage", "tracking"))
         and path.stat().st_mode & 0o077
     ):
         return [Finding("settings", "warn", f"{path} has a password and others can read it", f"chmod 600 {path}")]
@@ -122,17 +122,17 @@ def packages(home: Home) -> list[Finding]:
 def _untested() -> list[str]:
     """Packages in other versions than in constraints.txt, which only exists in the repository of acsearch."""
     try:
-        lines = (Path(acsearch.__file__).parents[1] / "constraints.txt").read_text().splitlines()
+        text = (Path(acsearch.__file__).parents[1] / "constraints.txt").read_text()
     except OSError:
         return []
-    tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    tested = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
     differ = []
     for name, version in tested.items():
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if installed.split("+")[0] != version.split(";")[0].strip().split("+")[0]:
+        if installed.split("+")[0] != version.split("+")[0]:
             differ.append(f"{name} {installed}")
     return differ
 

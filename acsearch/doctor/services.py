@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from acsearch.doctor.finding import Finding
 from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_userinfo
 from acsearch.storage.home import Home
+from acsearch.storage.servers import check_answers
 from acsearch.storage.sqlite import sqlite_file
 from trainers.errors import StoreError, first_line
 
@@ -162,6 +164,11 @@ def tracking(home: Home) -> list[Finding]:
         if problem := _write_problem(path):
             return [Finding("MLflow", "fail", f"{path}: {problem}", "see who writes it, and whether you may")]
     version = ""
+    if re.match("(postgresql|mysql|mssql)[+:]", uri):
+        try:
+            check_answers(uri, "--tracking")
+        except StudyError as error:
+            return [Finding("MLflow", "fail", str(error), _tracking_advice(str(error)))]
     if uri.startswith(("http://", "https://")):
         status, said = _get(f"{uri.rstrip('/')}/health")
         if status == 0:
@@ -219,6 +226,7 @@ def _tracking_advice(said: str) -> str:
         "403": "let this user make experiments; see also the server's --allowed-hosts",
         "schema": "while nobody works with it: mlflow db upgrade",
         "refused": "start the server, or fix --tracking or MLFLOW_TRACKING_URI",
+        "no answer": "start the server, or fix --tracking or MLFLOW_TRACKING_URI",
         "password": "check the user and the password in the address",
     }
     return next((todo for word, todo in known.items() if word in said), "see the server's log")

@@ -42,7 +42,8 @@ def open_record(home: Home, study: str) -> Record:
         StudyError: the tracking server does not answer, or its store cannot be used.
     """
     uri, file = home.tracking_uri, sqlite_file(home.tracking_uri, "--tracking", "experiments")
-    _check_answers(uri)
+    if file is None:
+        _check_answers(uri)
     from acsearch.reporting.mlflow_record import Record  # importing MLflow takes seconds; the server may be away
 
     if file is None:
@@ -86,13 +87,14 @@ def _check_answers(uri: str) -> None:
     """Raise StudyError when a server does not answer, because MLflow's own client tries for minutes."""
     if re.match("(postgresql|mysql|mssql)[+:]", uri):
         check_answers(uri, "--tracking")
-    elif uri.startswith(("http://", "https://")):
-        try:
-            is_clear = "@" not in uri or "@" in urlsplit(uri).netloc
-        except ValueError:
-            is_clear = False
-        if not is_clear:
-            raise StudyError(f"--tracking {redact(uri)}: {UNCLEAR}")
+        return
+    try:
+        is_clear = "://" not in uri or "@" not in uri or "@" in urlsplit(uri).netloc
+    except ValueError:
+        is_clear = False
+    if not is_clear:
+        raise StudyError(f"--tracking {redact(uri)}: {UNCLEAR}")
+    if uri.startswith(("http://", "https://")):
         health = f"{without_userinfo(uri).rstrip('/')}/health"
         try:
             within(LIMIT, lambda: urllib.request.urlopen(health, timeout=LIMIT).close())

@@ -90,7 +90,7 @@ def test_images_are_pinned_and_do_not_run_as_root(file: Path) -> None:
 
 
 def test_versions_in_compose_are_those_of_the_project(services: dict[str, Any]) -> None:
-    constraints = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    constraints = dict(re.findall(r"^([\w-]+)==([^ \n]+)", (ROOT / "constraints.txt").read_text(), re.M))
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
     images = {name: service["image"] for name, service in services.items()}
     assert images == {

@@ -42,6 +42,11 @@ def test_somebody_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         assert_one_failure(store(home), "timed out", "start the server")
 
 
+def test_a_record_in_a_database_that_refuses() -> None:
+    found = tracking(Home(None, f"postgresql+psycopg://me@{unused_address()}/db"))
+    assert_one_failure(found, "refused", "start the server")
+
+
 def test_tables_of_another_optuna(tmp_path: Path) -> None:
     home = Home(f"sqlite:///{tmp_path}/studies.db")
     home.open_storage(create=True)
