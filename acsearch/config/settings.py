@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from acsearch.redaction import register_secret
 from trainers.errors import ConfigError
 from trainers.utils.regular_files import read_text
 from trainers.utils.strict_yaml import StrictModel
@@ -77,12 +78,15 @@ def settings() -> Settings:
     """
     path = file()
     try:
-        return Settings(**({} if path is None else read(path)))
+        found = Settings(**({} if path is None else read(path)))
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
         key = str(problem["loc"][0])
         variable = key if key.isupper() else f"{_PREFIX}{key.upper()}"
         raise ConfigError(f"${variable}: {_reason(problem)}") from error
+    for address in (found.storage, found.tracking):
+        register_secret(address or "")
+    return found
 
 
 def file() -> Path | None:

@@ -25,7 +25,7 @@ from acsearch.doctor.finding import Finding
 from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_userinfo
 from acsearch.storage.home import Home
-from acsearch.storage.servers import check_answers
+from acsearch.storage.servers import check_answers, check_clear
 from acsearch.storage.sqlite import sqlite_file
 from trainers.errors import StoreError, first_line
 
@@ -43,8 +43,10 @@ def storage(home: Home) -> list[Finding]:
     """Whether the storage of studies can be read and written, and has the tables of the installed Optuna."""
     try:
         path = sqlite_file(home.storage_url, "--storage", "studies")
+        if path is None:
+            check_clear(home.storage_url, "--storage")
     except StudyError as error:
-        return [Finding("storage", "fail", str(error), "name another file: --storage or ACSEARCH_STORAGE")]
+        return [Finding("storage", "fail", str(error), "give another address: --storage or ACSEARCH_STORAGE")]
     name = redact(home.storage_url) if path is None else str(path)
     if path is not None:
         if not path.exists():

@@ -41,12 +41,7 @@ def check_answers(url: str, option: str) -> None:
         StudyError: it cannot be used, or does not answer.
     """
 
-    try:
-        is_clear = "@" not in (sqlalchemy.make_url(url).host or "")
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        is_clear = False
-    if not is_clear:
-        raise StudyError(f"{option} {redact(url)}: {UNCLEAR}")
+    check_clear(url, option)
 
     def connect() -> None:
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, **options(url))
@@ -63,6 +58,20 @@ def check_answers(url: str, option: str) -> None:
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         said = without_secrets(first_line(getattr(error, "orig", None) or error))
         raise StudyError(f"{option} {redact(url)}: cannot be used: {said}") from error
+
+
+def check_clear(url: str, option: str) -> None:
+    """Refuse a URL of a database before a driver quotes what it takes for its host or port, and is of its password.
+
+    Raises:
+        StudyError: it is not clear which part is which.
+    """
+    try:
+        is_clear = "@" not in (sqlalchemy.make_url(url).host or "")
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        is_clear = False
+    if not is_clear:
+        raise StudyError(f"{option} {redact(url)}: {UNCLEAR}")
 
 
 def within(seconds: float, call: Callable[[], None]) -> None:

@@ -50,14 +50,18 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *says: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study `s` in acsearch-runs, and a bundle of it."""
-    if os.geteuid() or not shutil.which("setpriv") or subprocess.run(["unshare", "--mount", "true"]).returncode:
-        pytest.skip("needs root on Linux, for files of another user and for mounts")
     folder = tmp_path_factory.mktemp("failures")
     (folder / "ours").mkdir()
     for line in ("study start law_v1 --name s --budget 1", "study export s ours/s.tar.zst"):
         done = run(folder, line)
         assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def as_root() -> None:
+    if os.geteuid() or not shutil.which("setpriv") or subprocess.run(["unshare", "--mount", "true"]).returncode:
+        pytest.skip("needs root on Linux, for files of another user and for mounts")
 
 
 @pytest.fixture
@@ -73,6 +77,7 @@ def give_away(home: Path, mode: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("line", [*READING, *WRITING, "export s ours/copy.tar.zst"])
 def test_a_home_that_nobody_else_may_read(folder: Path, line: str) -> None:
     give_away(folder / "acsearch-runs", 0o700)
@@ -81,6 +86,7 @@ def test_a_home_that_nobody_else_may_read(folder: Path, line: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("line", [*READING, "export s ours/copy.tar.zst"])
 def test_what_others_may_read_can_be_looked_at(folder: Path, line: str) -> None:
     give_away(folder / "acsearch-runs", 0o755)
@@ -89,6 +95,7 @@ def test_what_others_may_read_can_be_looked_at(folder: Path, line: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("line", WRITING)
 def test_what_others_may_only_read_is_not_worked_on(folder: Path, line: str) -> None:
     give_away(folder / "acsearch-runs", 0o755)
@@ -98,6 +105,7 @@ def test_what_others_may_only_read_is_not_worked_on(folder: Path, line: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("line", WRITING)
 def test_a_read_only_mount(folder: Path, line: str) -> None:
     mount = "mount --bind acsearch-runs acsearch-runs; mount -o remount,ro,bind acsearch-runs"
@@ -105,6 +113,7 @@ def test_a_read_only_mount(folder: Path, line: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize(("kilobytes", "what"), [(64, "--storage"), (300, "--tracking")])
 def test_a_full_disk(folder: Path, kilobytes: int, what: str) -> None:
     mount = f"mount -t tmpfs -o size={kilobytes}k tmpfs ours; cd ours"
@@ -114,6 +123,7 @@ def test_a_full_disk(folder: Path, kilobytes: int, what: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_root")
 def test_two_users_share_a_database(folder: Path) -> None:
     """The one who made it, under umask 022, let the other write; files of its locks stayed as they were."""
     home = folder / "acsearch-runs"
@@ -125,27 +135,15 @@ def test_two_users_share_a_database(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The disk is full after the first byte."""
-    from acsearch.cli.main import app
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ACSEARCH_HOME", raising=False)
-    app(["study", "start", "law_v1", "--name", "s", "--budget", "1"], standalone_mode=False)
-    (tmp_path / "s.html").write_text("the old one")
-
-    def full(path: Path, text: str, **options: object) -> None:
-        with path.open("w") as file:
-            file.write(text[:1])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(Exception, match="--out s.html: No space left on device"):
-        app(["study", "report", "s", "--out", "s.html"], standalone_mode=False)
-    assert (tmp_path / "s.html").read_bytes() == b"the old one"
-    assert not list(tmp_path.glob(".s.html*"))
+@pytest.mark.slow
+def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Path) -> None:
+    assert run(folder, "study report s --out ours/s.html").returncode == 0
+    old = (folder / "ours" / "s.html").read_bytes()
+    there = sorted(folder.rglob("*"))
+    done = run(folder, "study report s --out ours/s.html", "sh", "-c", 'ulimit -f 8; exec "$@"', "sh")
+    assert_one_line(done, "--out ours/s.html: File too large", "ours/s.html: File too large")
+    assert (folder / "ours" / "s.html").read_bytes() == old
+    assert sorted(folder.rglob("*")) == there
 
 
 def _raise(error: BaseException, cause: BaseException | None = None) -> BaseException:

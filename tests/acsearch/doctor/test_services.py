@@ -47,6 +47,12 @@ def test_a_record_in_a_database_that_refuses() -> None:
     assert_one_failure(found, "refused", "start the server")
 
 
+def test_an_address_that_is_not_clear_is_not_quoted() -> None:
+    found = storage(Home("postgresql+psycopg://me:Sec@ret:word@host/db"))
+    assert_one_failure(found, "postgresql+psycopg://me:***@host/db: not a URL that can be read", "another address")
+    assert "word" not in found[0].found.replace("password", "")
+
+
 def test_tables_of_another_optuna(tmp_path: Path) -> None:
     home = Home(f"sqlite:///{tmp_path}/studies.db")
     home.open_storage(create=True)
