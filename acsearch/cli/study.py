@@ -25,7 +25,6 @@ from acsearch.errors import StudyError
 from acsearch.reporting.tracking_server import open_record
 from acsearch.storage.home import Home
 from trainers.errors import AcsearchError, ConfigError
-from trainers.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
     from acsearch.config.study_file import StudyConfig
