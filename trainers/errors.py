@@ -57,6 +57,10 @@ class CrashedError(TrainingError):
     """Training ended for no reason that it knew: a node, a driver or a network that failed. It may work next time."""
 
 
+class LockError(AcsearchError):
+    """A lock cannot be taken: in the place of its file is something else, or a file that we may not write."""
+
+
 class PreemptedError(AcsearchError):
     """We were asked to stop and did, with all that was done committed; the same command goes on."""
 

@@ -125,7 +125,7 @@ def merge(here: StudyContent, there: StudyContent, table: Table, budget: int = 0
         elif one.candidate is not None or one.number == place:
             finished = max(one.finished, latest) if one.finished and latest else one.finished
             add.append(one.model_copy(update={"number": place, "finished": finished}))
-    together = sum(one.counts for one in (*here.trials, *add))
+    together = len(here.finetunes) + sum(one.counts for one in add)
     if together > allowed:
         raise BundleError(
             f"study {here.name!r}: the two copies have {together} finetunes together, and its budget is {allowed}: "

@@ -21,6 +21,7 @@ import re
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from acsearch.study.schema import (
     is_local,
 )
 from acsearch.study.stored import StoredStudy, exists
+from acsearch.study.times import without_zone
 from acsearch.study.validation import reading
 from acsearch.tables.table import Table
 from trainers.errors import AcsearchError
@@ -228,8 +230,8 @@ def write_changes(storage: optuna.storages.BaseStorage, name: str, changes: Chan
                 trial_id=-1,  # the storage assigns both
                 state=TrialState[one.state],
                 value=one.value,
-                datetime_start=one.started or one.finished,
-                datetime_complete=one.finished,
+                datetime_start=_without_zone(one.started or one.finished),
+                datetime_complete=_without_zone(one.finished),
                 params={PARAMETER: one.candidate} if proposed else {},
                 distributions={PARAMETER: IntDistribution(0, one.pool - 1)} if one.pool is not None else {},
                 user_attrs=_localised(one, work),
@@ -237,6 +239,10 @@ def write_changes(storage: optuna.storages.BaseStorage, name: str, changes: Chan
                 intermediate_values={},
             )
         )
+
+
+def _without_zone(moment: datetime | None) -> datetime | None:
+    return None if moment is None else without_zone(moment)
 
 
 def _localised(trial: TrialContent, work: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from acsearch.redaction import redact
 from acsearch.reporting.summary import caveats, headline, interval, ranking
 from acsearch.study.snapshot import FinetuneRecord, Snapshot
 from acsearch.study.stored import StoredStudy
+from acsearch.study.times import parse
 from acsearch.tables.table import Table
 
 if TYPE_CHECKING:
@@ -276,12 +277,25 @@ def status(snapshot: Snapshot, logs: Path) -> None:
             _print_last_words(record, logs)
     if not snapshot.is_over:
         _console.say(f"\nGo on with: acsearch study resume {snapshot.name}")
+    waiting(snapshot)
+
+
+def waiting(snapshot: Snapshot) -> None:
+    """What somebody enqueued and the budget does not allow."""
+    beyond = [record.trial for record in snapshot.finetunes[snapshot.budget :] if record.state == "waiting"]
+    if beyond:
+        numbers = ", ".join(str(trial + 1) for trial in beyond)
+        enqueued = yellow(f"\n  Enqueued beyond the budget of {snapshot.budget}")
+        _console.say(enqueued, f": finetune {numbers}; run them with")
+        _console.say(f"  acsearch study resume {snapshot.name} --budget {snapshot.budget + len(beyond)}")
 
 
 def _print_last_words(record: FinetuneRecord, logs: Path) -> None:
     ended = [attempt for attempt in record.attempts if attempt.outcome]
     if ended:
-        _console.say(f"\nfinetune {record.trial + 1}: {ended[-1].outcome} on {ended[-1].who}, {ended[-1].ended}")
+        when = parse(ended[-1].ended or ended[-1].began)
+        said = f"{ended[-1].outcome} on {ended[-1].who}, {when:%Y-%m-%dT%H:%M:%S}"
+        _console.say(f"\nfinetune {record.trial + 1}: {said}")
         _console.say(dim(f"  {ended[-1].error or ''}"))
     if record.submission:
         for line in record.submission.last_lines(logs):

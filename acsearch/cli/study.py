@@ -68,9 +68,8 @@ def start(
         return
     home = Home(storage, tracking)
     database, claims = home.open_storage(create=True), home.claims(file.name)
-    if not resume:
+    if not (resume and exists(database, file.name)):
         check_free(database, claims, file.name)
-    if not exists(database, file.name):
         with progress.waiting("opening the MLflow record"):
             open_record(home, file.name)  # before the study: where it fails, nothing has been started
     started = start_study(
@@ -306,4 +305,5 @@ def _run(home: Home, stored: StoredStudy, engine: str, parallel: int) -> None:
         record(with_figures=True)
         artifacts.cleanup()
     console.summary(stored.snapshot())
+    console.waiting(stored.snapshot())
     console.where(home, stored, record.missing)

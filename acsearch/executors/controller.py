@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
 
 from acsearch.errors import StudyError
 from acsearch.executors.slurm import Slurm
@@ -17,6 +16,7 @@ from acsearch.study.attempts import Attempt, Submission, not_before
 from acsearch.study.events import EventCallback, Finetuning, ProgressPoller, Submitted
 from acsearch.study.schema import SCORE, TRIAL
 from acsearch.study.stored import StoredStudy
+from acsearch.study.times import now, parse, stamp
 from acsearch.study.trials import Trials
 
 POLL_SECONDS = 5.0  # between looks at how far the jobs are
@@ -69,7 +69,7 @@ class _Controller:
     def __init__(self, stored: StoredStudy, slurm: Slurm, parallel: int, on_event: EventCallback) -> None:
         self._stored, self._slurm, self._parallel, self._on_event = stored, slurm, parallel, on_event
         self._trials = Trials(stored, on_event)
-        self._since = datetime.now()  # earlier attempts do not count: a person has asked anew
+        self._since = now()  # earlier attempts do not count: a person has asked anew
 
     def hand_over(self) -> bool:
         """Bring the number of jobs up to what is allowed. Returns whether anything is left to wait for."""
@@ -103,7 +103,7 @@ class _Controller:
         submission = self._slurm.submit(
             f"acsearch-{stored.name}-{work.name}",
             ["trial", work.command, stored.name, str(work.number)],
-            datetime.now().isoformat(timespec="seconds"),
+            stamp(),
         )
         stored.note_submission(work.name, submission)
         self._on_event(Submitted(work.candidate, work.representation, str(submission)))
@@ -128,12 +128,12 @@ class _Controller:
             log = f" (see {submission.log})" if submission else ""
             error = attempts[-1].error or "no last word"
             raise StudyError(f"study {stored.name!r}: {work} does not succeed: {error}{log}")
-        return again <= datetime.now()
+        return again <= now()
 
     def _note_silent_end(self, work: str, submission: Submission) -> None:
         """A job that ended before its command began is a crash too, and must not be submitted for ever."""
         attempts = self._stored.attempts(work)
-        if attempts and attempts[-1].began >= submission.submitted:
+        if attempts and parse(attempts[-1].began) >= parse(submission.submitted):
             return
         with self._stored.claims.claim(work) as ours:
             if ours:

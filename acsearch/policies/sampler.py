@@ -76,19 +76,20 @@ class CandidateSampler(BaseSampler):
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 
     def state(self, trials: Sequence[FrozenTrial]) -> State:
-        """Read the state of the search, which the policy uses, from trials."""
+        """Read the state of the search, which the policy uses, from trials of rows of the pool."""
         rows: dict[TrialState, set[int]] = {state: set() for state in TrialState}
         scores: dict[int, Mapping[str, float]] = {}
         for trial in trials:
-            if PARAMETER not in trial.params:
+            row = trial.params.get(PARAMETER)
+            if not isinstance(row, int) or not 0 <= row < len(self._features.alignment):
                 continue
-            row = int(trial.params[PARAMETER])
             rows[trial.state].add(row)
-            if trial.state == TrialState.COMPLETE:
+            if trial.state == TrialState.COMPLETE and SCORES_ATTRIBUTE in trial.user_attrs:
                 scores[row] = trial.user_attrs[SCORES_ATTRIBUTE]
         observed = sorted(scores)
         pending = (rows[TrialState.RUNNING] | rows[TrialState.WAITING]) - set(observed)
-        excluded = (rows[TrialState.FAIL] | rows[TrialState.PRUNED]) - set(observed) - pending
+        over = rows[TrialState.FAIL] | rows[TrialState.PRUNED] | rows[TrialState.COMPLETE]
+        excluded = over - set(observed) - pending
         values = np.array([[scores[row][name] for name in self._benchmarks] for row in observed])
         return State(
             features=self._features,

@@ -183,7 +183,7 @@ class _StudyRecord:
     @property
     def _prefix(self) -> str:
         """Of the tags that find runs again. Another study of the same name on the same server has another start."""
-        return f"{self._snapshot.name}/{self._snapshot.started.isoformat()}/"
+        return f"{self._snapshot.name}/{self._snapshot.started_text}/"
 
     def _known_runs(self) -> dict[str, Run]:
         """The study's runs so far by their key. A server that dies with its answer is asked twice: the older stays."""

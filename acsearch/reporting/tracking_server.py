@@ -16,7 +16,7 @@ from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_secrets, without_userinfo
 from acsearch.storage.home import Home
 from acsearch.storage.servers import LIMIT, UNCLEAR, check_answers, within
-from acsearch.storage.sqlite import create_database, sqlite_file
+from acsearch.storage.sqlite import create_database, sqlite_file, sqlite_url
 
 if TYPE_CHECKING:
     from acsearch.reporting.mlflow_record import Record
@@ -50,8 +50,8 @@ def open_record(home: Home, study: str) -> Record:
         return Record(uri, None, home.claims(study))
     if not file.exists():
         create_database(file, lambda fresh: Record(fresh, None, home.claims(study)))
-    artifacts = file.resolve().parent / _ARTIFACTS
-    record = Record(f"sqlite:///{file.absolute()}", artifacts, home.claims(study))
+    artifacts = file.parent / _ARTIFACTS
+    record = Record(sqlite_url(file), artifacts, home.claims(study))
     _bring_along(file, artifacts.resolve().as_uri())
     return record
 

@@ -23,6 +23,7 @@ from acsearch.storage.sqlite import (
     lock_folder,
     problem_of,
     sqlite_file,
+    sqlite_url,
 )
 from trainers.errors import first_line
 
@@ -77,12 +78,12 @@ class Home:
     @property
     def storage_url(self) -> str:
         """The URL of the Optuna storage."""
-        return register_secret(self.storage or self.settings.storage or f"sqlite:///{self.folder / 'studies.db'}")
+        return register_secret(self.storage or self.settings.storage or sqlite_url(self.folder / "studies.db"))
 
     @property
     def tracking_uri(self) -> str:
         """The tracking URI of MLflow."""
-        return register_secret(self.tracking or self.settings.tracking or f"sqlite:///{self.folder / 'mlflow.db'}")
+        return register_secret(self.tracking or self.settings.tracking or sqlite_url(self.folder / "mlflow.db"))
 
     def open_storage(self, *, create: bool, writes: bool = False) -> optuna.storages.RDBStorage:
         """Open the Optuna storage.
@@ -109,7 +110,7 @@ class Home:
                 check_database(file, name)
                 if create or writes:
                     check_writable(file, name)
-                return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+                return optuna.storages.RDBStorage(sqlite_url(file), engine_kwargs={"connect_args": {"timeout": 60}})
             from acsearch.storage.leases import creating_tables
             from acsearch.storage.retrying import RetryingStorage
             from acsearch.storage.servers import check_answers, options
@@ -158,7 +159,7 @@ class Home:
         """The claims on the work of a study: locks beside an SQLite storage, leases in a database server."""
         file = sqlite_file(self.storage_url, "--storage", "studies")
         if file is not None:
-            return FileClaims(lock_folder(file) / study)
+            return FileClaims(lock_folder(file, study))
 
         from acsearch.storage.leases import Leases
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from acsearch.errors import LeaseLostError, StudyError
 from acsearch.storage.retrying import retry_connecting, retry_on_outage, seconds_since_outage
-from trainers.utils.locks import who
+from trainers.utils.locks import announcing, who
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -91,8 +91,10 @@ class Leases:
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
         """Wait until no other process holds this lease, and hold it during the block."""
-        while not self._take(name):
-            time.sleep(_POLL_SECONDS)
+        if not self._take(name):
+            with announcing(lambda: self.holder(name), f"lease {name} of study {self._study!r}"):
+                while not self._take(name):
+                    time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:

@@ -1,11 +1,20 @@
-"""SQLite databases of studies and of MLflow: created atomically, and checked before they are used."""
+"""SQLite databases of studies and of MLflow: created atomically, and checked before they are used.
+
+A database is known by its resolved path, however its URL was written, and its locks lie beside it in `FILE.locks`, with
+a folder for each study. So all who work on a database meet the same locks. One that has a second path, which cannot be
+resolved (a hard link, a mount of the file alone), is refused; SQLite forbids these too, for its journal lies beside it.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from acsearch.errors import StudyError
 from acsearch.redaction import redact
@@ -23,6 +32,7 @@ _PROBLEMS = {  # what SQLite says, by the name of its error, where neither the d
     "SQLITE_FULL": "its disk is full: make room, then resume",
     "SQLITE_IOERR": "its disk cannot be read or written: it may be full, over quota or gone",
 }
+_CREATE = ".create"  # the lock under which a database is created; no study has a name that begins with a dot
 _VERSIONS = {"alembic_version", "version_info"}  # tables that have one row each
 
 
@@ -103,37 +113,89 @@ def sqlite_file(url: str, option: str, table: str) -> Path | None:
             tables into any database.
 
     Returns:
-        The file, which need not exist; None for URLs of other databases.
+        The resolved path, where there need not be a file yet; None for URLs of other databases.
 
     Raises:
-        StudyError: the URL names no file, or the file is not a database with this table.
+        StudyError: the URL names no file, or a file that is not a database with this table, or has other paths too.
     """
     if not url.startswith("sqlite"):
         return None
     import sqlalchemy
 
+    what = f"{option} {redact(url)}"
     try:
-        database = sqlalchemy.make_url(url).database
+        given = sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError as error:
-        raise StudyError(f"{option} {redact(url)}: not a URL") from error
-    if not database or database == ":memory:":
-        raise StudyError(f"{option} {redact(url)}: names no file; for instance sqlite:///{table}.db")
-    file = Path(database)
-    if file.exists():
+        raise StudyError(f"{what}: not a URL") from error
+    path, is_uri = given.database or "", given.query.get("uri") in ("true", "1")
+    if "?" in url and not (is_uri and len(given.query) == 1):
+        raise StudyError(f"{what}: nothing may follow a '?'; give sqlite:///{table}.db, for instance")
+    if is_uri and path.startswith("file:"):
+        path = unquote(urlsplit(path).path)
+    if not path or path == ":memory:" or given.host:
+        raise StudyError(f"{what}: names no file; for instance sqlite:///{table}.db")
+    file = Path(os.path.realpath(path))
+    if _is_there(file, what):
         try:
             with closing(_connect(file)) as connection:
                 known = connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone()
         except sqlite3.Error as error:
-            problem = (problem_of(error) if file.is_file() else None) or f"not an SQLite database: {error}"
-            raise StudyError(f"{option} {redact(url)}: {problem}") from error
+            raise StudyError(f"{what}: {problem_of(error) or f'not an SQLite database: {error}'}") from error
         if known is None:
-            raise StudyError(f"{option} {redact(url)}: a database of something else; it has no table {table!r}")
+            raise StudyError(f"{what}: a database of something else; it has no table {table!r}")
     return file
 
 
-def lock_folder(file: Path) -> Path:
-    """The folder of the locks of an SQLite database, which is beside it."""
-    return file.with_name(file.name + ".locks")
+def sqlite_url(file: Path) -> str:
+    """The URL of an SQLite database, whatever its path looks like."""
+    return f"sqlite:///{quote(str(file))}"
+
+
+def lock_folder(file: Path, study: str = "") -> Path:
+    """The folder of the locks of an SQLite database, or of a study in it.
+
+    Args:
+        file: The database by its resolved path.
+        study: Name of the study; empty for the folder of all.
+
+    Raises:
+        StudyError: the folder is a link to somewhere else.
+    """
+    folder = file.with_name(file.name + ".locks")
+    if study == "create" and (folder / study).is_file():  # how earlier versions called the lock of the database
+        (folder / study).unlink(missing_ok=True)
+    for one in (folder, folder / study):
+        if one.is_symlink():
+            raise StudyError(f"{one}: a link, and locks are not written where links lead; remove it")
+    return folder / study
+
+
+def _is_there(file: Path, what: str) -> bool:
+    """Whether there is a file that SQLite may open. Raises StudyError where there is something else."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StudyError(f"{what}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StudyError(f"{what}: not an SQLite database: not a file")
+    if found.st_nlink > 1 or _is_mounted(file):
+        raise StudyError(
+            f"{what}: the file has other names too (hard links, or a mount of this file alone), under which its locks "
+            f"would be others; copy it, remove the links, or mount its folder"
+        )
+    return True
+
+
+def _is_mounted(file: Path) -> bool:
+    """Whether a file is a mount point by itself, as in `docker run -v studies.db:/studies.db`."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    points = (line.split()[4] for line in mounts)
+    return str(file) in {re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point) for point in points}
 
 
 def create_database(file: Path, create: Callable[[str], object]) -> None:
@@ -147,12 +209,12 @@ def create_database(file: Path, create: Callable[[str], object]) -> None:
         StudyError: the file cannot be written.
     """
     try:
-        with Locks(lock_folder(file)).exclusive("create"):
+        with Locks(lock_folder(file)).exclusive(_CREATE):
             if not file.exists():
                 fresh = file.with_name(f"{file.name}.new")
                 fresh.unlink(missing_ok=True)
                 try:
-                    create(f"sqlite:///{fresh.absolute()}")
+                    create(sqlite_url(fresh.absolute()))
                     fresh.rename(file)
                 finally:
                     fresh.unlink(missing_ok=True)

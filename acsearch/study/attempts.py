@@ -18,6 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from acsearch.redaction import without_secrets
+from acsearch.study.times import parse, stamp
 from trainers.errors import AcsearchError, CandidateError, CrashedError, PreemptedError
 from trainers.utils.locks import who
 from trainers.utils.regular_files import open_regular
@@ -33,7 +34,7 @@ class Attempt:
 
     Attributes:
         who: host, process and job that tried.
-        began: ISO date and time.
+        began: ISO date and time, in UTC; earlier versions kept local times without a zone.
         ended: the same; None until it has ended, and for ever where it was killed.
         outcome: how it ended; None as long as `ended` is.
         error: what went wrong; None where nothing did, or nothing is known.
@@ -48,12 +49,12 @@ class Attempt:
     @classmethod
     def begin(cls) -> Attempt:
         """An attempt of this process that begins now."""
-        return cls(who(), datetime.now().isoformat(timespec="seconds"))
+        return cls(who(), stamp())
 
     def end(self, outcome: str, error: str | None = None) -> Attempt:
         """The same attempt, ended now. Secrets are taken out of the error."""
         said = None if error is None else without_secrets(error)  # it is kept with the study, and moves with it
-        return replace(self, ended=datetime.now().isoformat(timespec="seconds"), outcome=outcome, error=said)
+        return replace(self, ended=stamp(), outcome=outcome, error=said)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Submission:
         cluster: name of the cluster.
         job: its id there.
         log: path of what it prints, on that cluster.
-        submitted: ISO date and time.
+        submitted: ISO date and time, in UTC.
     """
 
     cluster: str
@@ -107,12 +108,12 @@ def not_before(attempts: Sequence[Attempt], since: datetime) -> datetime | None:
 
     Args:
         attempts: at the piece of work so far, oldest first.
-        since: when a person last asked for it; earlier attempts do not count.
+        since: when a person last asked for it, with time zone; earlier attempts do not count.
 
     Returns:
-        A time, in the past for at once; None where only a person can have it tried again.
+        A time with time zone, in the past for at once; None where only a person can have it tried again.
     """
-    recent = [attempt for attempt in attempts if datetime.fromisoformat(attempt.began) >= since.replace(microsecond=0)]
+    recent = [attempt for attempt in attempts if parse(attempt.began) >= since.replace(microsecond=0)]
     if not recent:
         return since
     if recent[-1].outcome in ("failed", "refused"):
@@ -120,5 +121,5 @@ def not_before(attempts: Sequence[Attempt], since: datetime) -> datetime | None:
     crashed = list(takewhile(lambda attempt: attempt.outcome in (None, "crashed"), reversed(recent)))
     if len(crashed) >= MOST:
         return None
-    last = datetime.fromisoformat(recent[-1].ended or recent[-1].began)
+    last = parse(recent[-1].ended or recent[-1].began)
     return last + PAUSE * 2 ** (len(crashed) - 1) if crashed else last

@@ -12,10 +12,8 @@ from acsearch.errors import StudyError
 from acsearch.law.prior import Prior
 from acsearch.policies.registry import make_policy
 from acsearch.storage.claims import Claims
-from acsearch.study.stored import (
-    StoredStudy,
-    exists,
-)
+from acsearch.study.stored import StoredStudy, exists
+from acsearch.study.validation import reading
 from acsearch.tables.table import Table
 from trainers.errors import ConfigError
 
@@ -45,13 +43,20 @@ def check_free(storage: optuna.storages.BaseStorage, claims: Claims, name: str) 
     """Check that there is no study of this name yet.
 
     Raises:
-        StudyError: there is one; the message says how to go on with it.
+        StudyError: there is one; the message says how to go on with it, or that it is not ours.
     """
     if exists(storage, name):
         there = StoredStudy(storage, claims, name).snapshot()
         raise StudyError(
             f"study {name!r} exists, {len(there.finished)} of {there.budget} finetunes done: go on with "
             f"acsearch study resume {name}, or choose another --name"
+        )
+    with reading("--storage"):
+        taken = name in optuna.get_all_study_names(storage)
+    if taken:
+        raise StudyError(
+            f"study {name!r} is in the storage and acsearch did not start it, or its start was cut off by a version "
+            f"before this one; nothing is written to it: choose another --name, or delete it with Optuna"
         )
 
 

@@ -20,14 +20,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NaiveDatetime,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from acsearch.config.table_file import FileName, Name
-from acsearch.policies.sampler import PARAMETER
+from acsearch.policies.sampler import PARAMETER, SCORES_ATTRIBUTE
+from acsearch.study.times import in_utc
 from acsearch.tables.table import LARGEST
 from trainers.utils.strict_yaml import StrictModel, abbreviate
 
@@ -35,6 +35,7 @@ SCORE, TRIAL = "score-", "trial-"  # pieces of work
 ABOUT, BUDGET, ATTEMPTS, JOB, RUNS = "acsearch", "budget", "attempts-", "job-", "runs"  # attributes of a study
 POINTS, ERRORS, SECONDS, CHECKPOINT = "points", "errors", "seconds", "checkpoint"  # of a trial
 REPRESENTATION, SURPLUS = "representation", "surplus"
+MEASURED = {POINTS, ERRORS, SECONDS, CHECKPOINT, SCORES_ATTRIBUTE, REPRESENTATION}  # what a finished trial has
 _YEARS = range(2000, 2200)
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _WORK = re.compile(rf"(score|trial)-{_NUMBER}")
@@ -55,7 +56,7 @@ IsoTime = Annotated[str, AfterValidator(_iso)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Field(ge=0, le=LARGEST)]
 Detail = Annotated[float, Field(allow_inf_nan=True)]  # one sample, for instance, has no standard error
-StoredTime = Annotated[NaiveDatetime, AfterValidator(_in_range)]
+StoredTime = Annotated[datetime, AfterValidator(_in_range), AfterValidator(in_utc)]
 
 
 class _Open(BaseModel):
@@ -201,7 +202,7 @@ class TrialAttributes(_Open):
     @property
     def missing(self) -> list[str]:
         """What a finished trial would have and this one lacks."""
-        return sorted({*type(self).model_fields} - {SURPLUS} - self.model_fields_set)
+        return sorted(MEASURED - self.model_fields_set)
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -218,7 +219,7 @@ class TrialContent(StrictModel, strict=True, allow_inf_nan=False, ser_json_inf_n
         value: The objective; None unless the trial is complete.
         candidate: Row of the candidate; None before it was proposed.
         pool: Number of candidates; None before one was proposed.
-        started: Time of start, without time zone, as Optuna stores it.
+        started: Time of start, in UTC; Optuna and bundles of earlier versions give local times without a zone.
         finished: Time of end; None while the trial runs.
         attributes: The user attributes of the trial.
     """
@@ -248,8 +249,8 @@ class TrialContent(StrictModel, strict=True, allow_inf_nan=False, ser_json_inf_n
 
     @property
     def counts(self) -> bool:
-        """Whether the trial counts towards the budget."""
-        return not self.attributes.surplus
+        """Whether the trial is a finetune, or may become one: not if it failed before its candidate was proposed."""
+        return self.state != "FAIL" or (self.attributes.representation is not None and not self.attributes.surplus)
 
 
 class StudyContent(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"):
@@ -304,6 +305,12 @@ class StudyContent(StrictModel, strict=True, allow_inf_nan=True, ser_json_inf_na
         return dict(self._typed.get(RUNS, {}))
 
     @property
+    def finetunes(self) -> list[TrialContent]:
+        """The trials that count towards the budget, in order: also those that failed when they had been begun."""
+        attempts = self.attempts
+        return [one for one in self.trials if one.counts or attempts.get(f"{TRIAL}{one.number}")]
+
+    @property
     def scores(self) -> dict[int, Scores]:
         """A and C by row of the candidate."""
         return {int(row): one for row, one in self._by_work(SCORE).items()}
@@ -335,13 +342,16 @@ def content_of(name: str, attributes: dict[str, Any], trials: Iterable[FrozenTri
 
 
 def _trial_content(trial: FrozenTrial) -> dict[str, Any]:
+    row, pool = trial.params.get(PARAMETER), None
     distribution = trial.distributions.get(PARAMETER)
+    if isinstance(distribution, IntDistribution) and distribution.low == 0:
+        pool = distribution.high + 1
     return {
         "number": trial.number,
         "state": trial.state.name,
         "value": trial.value,
-        "candidate": trial.params.get(PARAMETER),
-        "pool": distribution.high + 1 if isinstance(distribution, IntDistribution) else None,
+        "candidate": None if pool is None else row,  # other kinds of candidates are not ours
+        "pool": pool,
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
         "attributes": trial.user_attrs,

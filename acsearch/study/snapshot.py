@@ -45,15 +45,16 @@ class FinetuneRecord:
         trial: its number, from 0.
         candidate: row of the study's table; None until it is proposed.
         representation: the candidate's name; empty until it is proposed.
-        state: "complete", "running", "interrupted" (nobody works on it), or "failed" (it cannot be trained).
+        state: "complete", "running", "interrupted" (nobody works on it), "failed" (it cannot be trained), or "waiting"
+            (somebody enqueued it).
         points: scores in points by benchmark; empty until it is finished.
         errors: standard errors of these, None where a benchmark gives none.
         seconds: wall clock of training and evaluation.
         checkpoint: folder or address of the trained model; None where nothing was trained.
         run: id of its MLflow run.
         objective: what the study maximises, scaled; None until it is finished.
-        started: when it was asked for.
-        finished: when it was told.
+        started: when it was asked for, with time zone.
+        finished: when it was told, with time zone.
         owner: who works on it now.
         attempts: at it, oldest first.
         submission: the job that it was last handed to.
@@ -89,7 +90,8 @@ class Snapshot:
         prior: of the Bayesian law.
         seed: of the policy's randomness.
         budget: finetunes that may be started.
-        started: when the study was.
+        started: when the study was, with time zone.
+        started_text: the same as it is kept, by which the study's MLflow runs are found.
         finetunes: its trials, in order.
         memory: steps that were worked out before, by the trials that they know.
     """
@@ -103,6 +105,7 @@ class Snapshot:
     seed: int
     budget: int
     started: datetime
+    started_text: str
     finetunes: tuple[FinetuneRecord, ...]
     memory: dict[tuple[int, ...], Step] = field(default_factory=dict, repr=False)  # steps worked out before
 

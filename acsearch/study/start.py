@@ -1,22 +1,22 @@
-"""A study is started: what is searched is written down, once."""
+"""A study is started: what is searched is written down, once, and all of it or nothing."""
 
 from __future__ import annotations
-
-from datetime import datetime
 
 import optuna
 
 from acsearch.config.study_file import StudyConfig
 from acsearch.policies.registry import resolve
 from acsearch.storage.claims import Claims
+from acsearch.storage.creation import create_study
 from acsearch.study.checks import check_free, check_start
 from acsearch.study.identity import FORMAT, digest
 from acsearch.study.schema import ABOUT, BUDGET
 from acsearch.study.stored import StoredStudy, exists
+from acsearch.study.times import now
 
 
 def start_study(
-    storage: optuna.storages.BaseStorage,
+    storage: optuna.storages.RDBStorage,
     claims: Claims,
     *,
     name: str,
@@ -49,8 +49,6 @@ def start_study(
                 there.raise_budget(budget)
             return there
         check_free(storage, claims, name)
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-        study.set_user_attr(BUDGET, budget)
         about = {
             "format": FORMAT,
             "title": file.title,
@@ -59,7 +57,8 @@ def start_study(
             "policy": resolve(file.policy),
             "prior": {"source": file.prior, "digest": digest(prior)},
             "seed": file.seed,
-            "started": datetime.now().isoformat(),
+            "started": now().isoformat(),
         }
-        study.set_user_attr(ABOUT, about)  # last: a study without it was never started
+        if not create_study(storage, name, {BUDGET: budget, ABOUT: about}):
+            check_free(storage, claims, name)
     return StoredStudy(storage, claims, name)

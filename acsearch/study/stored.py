@@ -3,26 +3,27 @@
 Optuna's storage is the truth. The study's user attributes hold what it was started with (`acsearch`), the budget, each
 candidate's A and C (`score-ROW`), the runs of the MLflow record, and for each piece of work (`score-ROW` or
 `trial-NUMBER`) the attempts at it and the job it was last handed to. A trial is one full finetune; its user attributes
-hold its scores.
+hold its scores. All times are kept in UTC, those of trials by Optuna, which gives them as local times without a zone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import optuna
+from optuna.distributions import IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from acsearch.config.prior_file import load_prior
 from acsearch.config.study_file import Source, load_source
 from acsearch.errors import StudyError
 from acsearch.law.prior import Prior
-from acsearch.policies.sampler import SCORES_ATTRIBUTE
+from acsearch.policies.sampler import PARAMETER, SCORES_ATTRIBUTE
 from acsearch.runners.base import CandidateScores, Observation
 from acsearch.storage.claims import Claims
 from acsearch.study.attempts import Attempt, Submission
@@ -35,6 +36,7 @@ from acsearch.study.schema import (
     ERRORS,
     JOB,
     POINTS,
+    REPRESENTATION,
     RUNS,
     SCORE,
     SECONDS,
@@ -47,9 +49,10 @@ from acsearch.study.schema import (
     parse_attribute,
 )
 from acsearch.study.snapshot import FinetuneRecord, Snapshot, Step
+from acsearch.study.times import localised, parse
 from acsearch.study.validation import check, reading
 from acsearch.tables.table import Table, is_scored, with_scores
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, first_line
 
 Part = TypeVar("Part", Table, Prior)
 
@@ -162,8 +165,29 @@ class StoredStudy:
         return part
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials but those beyond the budget, in order."""
-        return [trial for trial in self.optuna_study.get_trials(deepcopy=False) if not trial.user_attrs.get(SURPLUS)]
+        """The trials that are finetunes, or may become one, in order: all but those that failed before they began."""
+        begun = self.begun
+
+        def is_void(trial: FrozenTrial) -> bool:
+            ours = REPRESENTATION in trial.user_attrs and not trial.user_attrs.get(SURPLUS)
+            return trial.state == TrialState.FAIL and not ours and trial.number not in begun
+
+        return [trial for trial in self.optuna_study.get_trials(deepcopy=False) if not is_void(trial)]
+
+    @property
+    def begun(self) -> set[int]:
+        """Numbers of the trials at which there were attempts here."""
+        prefix = ATTEMPTS + TRIAL
+        tried = {key.removeprefix(prefix) for key, value in self.optuna_study.user_attrs.items() if value}
+        return {int(number) for number in tried if number.isdecimal()}
+
+    def candidate(self, trial: FrozenTrial) -> int | None:
+        """Row of a trial's candidate; None where it has none yet, or something else than acsearch proposes."""
+        count = len(self._pool.representations)
+        if trial.distributions.get(PARAMETER) != IntDistribution(0, count - 1):
+            return None
+        row: int = trial.params[PARAMETER]
+        return row if 0 <= row < count else None
 
     def snapshot(self) -> Snapshot:
         """The study as it is now.
@@ -190,8 +214,9 @@ class StoredStudy:
             prior=self.prior,
             seed=about.seed,
             budget=content.budget,
-            started=datetime.fromisoformat(about.started),
-            finetunes=tuple(self._record(trial, content) for trial in content.trials if trial.counts),
+            started=parse(about.started),
+            started_text=about.started,
+            finetunes=tuple(self._record(trial, content) for trial in content.finetunes),
             memory=self._steps,
         )
 
@@ -210,10 +235,11 @@ class StoredStudy:
         if trial.state == "RUNNING" and owner is None:
             state = "interrupted"
         complete, job = trial.state == "COMPLETE", study.jobs.get(work)
+        candidate = trial.candidate if trial.pool == len(self._pool.representations) else None
         return FinetuneRecord(
             trial=trial.number,
-            candidate=trial.candidate,
-            representation=found.representation or "",
+            candidate=candidate,
+            representation="" if candidate is None else found.representation or "",
             state="failed" if state == "fail" else state,
             points=found.points or {} if complete else {},
             errors=found.errors or {} if complete else {},
@@ -221,8 +247,8 @@ class StoredStudy:
             checkpoint=found.checkpoint if complete else None,
             run=study.runs.get(f"finetune/{trial.number}"),
             objective=trial.value if complete else None,
-            started=trial.started or datetime.fromisoformat(self._about.started),
-            finished=trial.finished,
+            started=parse(self._about.started) if trial.started is None else localised(trial.started),
+            finished=None if trial.finished is None else localised(trial.finished),
             owner=owner,
             attempts=tuple(Attempt(**vars(one)) for one in study.attempts.get(work, ())),
             submission=None if job is None else Submission(**vars(job)),
@@ -290,23 +316,37 @@ class StoredStudy:
 
         Raises:
             LeaseLostError: somebody else has taken the work over; nothing is written.
+            StudyError: somebody has told it already, by Optuna's own means.
         """
         self.claims.confirm()
         attributes = {POINTS: observation.scores, ERRORS: observation.errors, SECONDS: observation.seconds}
         attributes |= {CHECKPOINT: observation.checkpoint, SCORES_ATTRIBUTE: scaled}
-        trial = next(one._trial_id for one in self.trials() if one.number == number)
-        for key, value in attributes.items():  # before it is told, so that a trial that is complete has them
-            self.optuna_study._storage.set_trial_user_attr(trial, key, value)
-        self.optuna_study.tell(number, objective, skip_if_finished=True)
+        self._finish(number, attributes, TrialState.COMPLETE, objective)
 
     def tell_failed(self, number: int) -> None:
         """A trial will never finish. It stays spent, and its candidate is not proposed again."""
         self.claims.confirm()
-        self.optuna_study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        self._finish(number, {}, TrialState.FAIL)
+
+    def _finish(
+        self, number: int, attributes: dict[str, object], state: TrialState, objective: float | None = None
+    ) -> None:
+        trial = next((one for one in self.optuna_study.get_trials(deepcopy=False) if one.number == number), None)
+        if trial is None:
+            raise StudyError(f"study {self.name!r}: somebody deleted trial {number} while it was finetuned")
+        try:
+            for key, value in attributes.items():  # before it is told: who is complete has them
+                self.optuna_study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            self.optuna_study.tell(number, objective, state)
+        except (UpdateFinishedTrialError, ValueError, KeyError) as error:
+            raise StudyError(
+                f"study {self.name!r}: somebody told trial {number} while it was finetuned, so that its scores cannot "
+                f"be kept: {first_line(error)}"
+            ) from error
 
 
 def exists(storage: optuna.storages.BaseStorage, name: str) -> bool:
-    """Whether a study of this name has been started; one that a crash left half-written has not."""
+    """Whether acsearch has started a study of this name."""
     return any(summary.study_name == name for summary in summaries(storage))
 
 

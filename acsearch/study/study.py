@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 from acsearch.errors import LeaseLostError, StudyError
 from acsearch.law.bayes import objective_weights
@@ -25,6 +24,7 @@ from acsearch.study.attempts import Attempt, not_before, outcome_of
 from acsearch.study.events import Doing, EventCallback, Finetuning, ProgressPoller, Scoring
 from acsearch.study.schema import SCORE, TRIAL
 from acsearch.study.stored import StoredStudy
+from acsearch.study.times import now
 from acsearch.study.trials import ClaimedTrial, Trials
 from trainers.errors import CandidateError, CrashedError
 
@@ -145,7 +145,7 @@ class Study:
 
     def _retry(self, work: str, attempt: Callable[[], None], progress: _Progress) -> None:
         """Attempt a claimed piece of work until an attempt ends well: another one only after a crash."""
-        since = datetime.now()
+        since = now()
         while True:
             before, this = self._stored.attempts(work), Attempt.begin()
             self._stored.note_attempts(work, [*before, this])
@@ -159,8 +159,8 @@ class Study:
                 again = not_before(attempts, since)
                 if again is None or not isinstance(error, OSError | CrashedError):
                     raise
-                progress.report(f"{error}; again at {again:%H:%M:%S}")
-                time.sleep(max(0.0, (again - datetime.now()).total_seconds()))
+                progress.report(f"{error}; again at {again.astimezone():%H:%M:%S}")
+                time.sleep(max(0.0, (again - now()).total_seconds()))
             else:
                 self._stored.note_attempts(work, [*before, this.end("done")])
                 return

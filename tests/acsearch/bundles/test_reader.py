@@ -195,7 +195,6 @@ JOB = {"cluster": "c", "job": "1", "log": "/etc/passwd", "submitted": "2026-11-2
         ("attributes/runs", {"study/s": "0" * 32}, "runs belongs to the place"),
         ("attributes/job-x", 1, "'job-x': names no piece of work"),
         ("trials/1/finished", "yesterday", "trials.1.finished"),
-        ("trials/1/finished", "2026-01-01T00:00:00+00:00", "trials.1.finished"),
         ("trials/1/attributes/points", {"mme": 1.0}, "trial 1: points are not those of mmbench_en"),
         ("trials/1/attributes/scores/mme", float("nan"), "trials.1.attributes.scores.mme: Input should be"),
         ("trials/1/attributes/scores/mme", "5", "trials.1.attributes.scores.mme: Input should be a valid number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -24,6 +25,7 @@ from acsearch.storage.leases import LeaseLostError, Leases
 from acsearch.study.stored import StoredStudy
 from support import ROOT, network, postgres, racing_controller
 from support.fork_server import Forks
+from trainers.utils import locks
 
 HOLD = """
 import sys, time, sqlalchemy
@@ -147,6 +149,35 @@ def test_who_was_cut_off_learns_that_it_was_taken_over(url: str) -> None:
             with pytest.raises(LeaseLostError):
                 one.heartbeat()
         other.confirm()
+
+
+@pytest.mark.usefixtures("long_up")
+def test_who_waits_for_a_frozen_process_says_for_whom(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+    process = holder(url, 600)
+    assert says(process) == "True"
+    process.send_signal(signal.SIGSTOP)
+
+    class Lapse(logging.Handler):
+        """Its lease lapses when somebody has said that it is waited for."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            lapse(url)
+
+    lapsing = Lapse()
+    logging.getLogger("acsearch").addHandler(lapsing)
+    try:
+        with leases(url).exclusive("trial-0"):
+            pass
+    finally:
+        logging.getLogger("acsearch").removeHandler(lapsing)
+        process.kill()
+        process.wait()
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "acsearch"]
+    assert said.startswith("waiting for lease trial-0 of study 'study': held by ")
+    assert f"process {process.pid};" in said
 
 
 @pytest.mark.services

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
 from trainers.errors import CandidateError, CrashedError, DataError, PreemptedError, TrainingError
 
-NOW = datetime(2026, 1, 1, 12)
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def tried(*outcomes: str | None) -> list[Attempt]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from acsearch.study.attempts import Attempt, Submission, not_before
 
-NOON = datetime(2026, 1, 1, 12)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def crashed(*minutes: float) -> list[Attempt]:
@@ -43,15 +43,15 @@ def test_only_the_last_attempt_decides_whether_a_person_is_needed() -> None:
 
 
 def test_an_attempt_begins_and_ends_now_to_the_second() -> None:
-    before = datetime.now().replace(microsecond=0)
+    before = datetime.now(UTC).replace(microsecond=0)
     begun = Attempt.begin()
     ended = begun.end("crashed", "no answer from postgresql://me:secret@host/db")
-    assert before <= datetime.fromisoformat(begun.began) <= datetime.now()
+    assert before <= datetime.fromisoformat(begun.began) <= datetime.now(UTC)
     assert (begun.ended, begun.outcome, begun.error) == (None, None, None)
     assert ended.ended is not None
-    assert begun.began <= ended.ended <= datetime.now().isoformat()
+    assert begun.began <= ended.ended <= datetime.now(UTC).isoformat()
     assert (ended.who, ended.began, ended.outcome) == (begun.who, begun.began, "crashed")
-    assert len(begun.began) == len("2026-01-01T12:00:00")
+    assert len(begun.began) == len("2026-01-01T12:00:00+00:00")
     assert ended.error is not None
     assert "secret" not in ended.error
     assert begun.end("done").error is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from typer.testing import CliRunner
 
+from acsearch.cli.main import app
 from acsearch.config.study_file import Source, load_study, update
 from acsearch.config.table_file import load_table, shipped
 from acsearch.errors import StudyError
 from acsearch.runners.recorded import RecordedRunner
+from acsearch.storage.creation import create_study
 from acsearch.storage.home import Home
 from acsearch.study.events import Event, Finetuned, Finetuning, Proposed, Resumed, Waiting
 from acsearch.study.snapshot import Snapshot
@@ -27,6 +31,7 @@ from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
 from acsearch.study.trials import Trials
 from support import ROOT
+from support.homes import TempHome
 from trainers.errors import ConfigError
 
 LOOKED_UP = RecordedRunner(load_table("law_v1"))
@@ -115,11 +120,49 @@ def test_names_are_taken_once(home: Home) -> None:
         reopen(home, "t")
 
 
-def test_a_half_written_start_is_started_again(home: Home) -> None:
-    optuna.create_study(study_name="s", storage=home.open_storage(create=True), direction="maximize")
-    study = start(home, budget=1)
-    Study(study, LOOKED_UP, ignore).run()
-    assert len(study.snapshot().finished) == 1
+FOREIGN = {
+    "empty": lambda study: None,
+    "one that minimises": lambda study: None,
+    "one with attributes": lambda study: study.set_user_attr("budget", 7),
+    "one with trials": lambda study: study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2),
+}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_study_of_somebody_else_is_not_taken_over(tmp_path: Path, kind: str, resume: bool) -> None:
+    home = TempHome(tmp_path)
+    direction = "minimize" if kind == "one that minimises" else "maximize"
+    FOREIGN[kind](optuna.create_study(study_name="s", storage=home.open_storage(create=True), direction=direction))
+    before = home.content()
+    places = ["--storage", home.storage_url, "--tracking", home.tracking_uri, *(["--resume"] if resume else [])]
+    done = CliRunner().invoke(app, ["study", "start", "law_v1", "--name", "s", *places])
+    assert isinstance(done.exception, StudyError)
+    assert re.match(r"study 's' is in the storage and acsearch did not start it.* another --name", str(done.exception))
+    with pytest.raises(StudyError, match="acsearch did not start it"):
+        home.start()
+    assert home.content() == before
+
+
+def test_a_study_is_created_as_optuna_creates_it(tmp_path: Path) -> None:
+    """In one transaction, which Optuna does not offer."""
+    attributes = {"budget": 4, "acsearch": {"ü": [1, None]}}
+    for folder in ("ours", "theirs"):
+        (tmp_path / folder).mkdir()
+    ours, theirs = TempHome(tmp_path / "ours"), TempHome(tmp_path / "theirs")
+    assert create_study(ours.open_storage(create=True), "s", attributes)
+    study = optuna.create_study(study_name="s", storage=theirs.open_storage(create=True), direction="maximize")
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    assert ours.content()[0] == theirs.content()[0]
+
+
+def test_a_name_is_taken_by_whoever_comes_first(tmp_path: Path) -> None:
+    storage = TempHome(tmp_path).open_storage(create=True)
+    assert create_study(storage, "s", {"budget": 4, "started": "now"})
+    assert create_study(storage, "s", {"budget": 4, "started": "now"})  # whose answer was lost
+    assert not create_study(storage, "s", {"budget": 4, "started": "later"})
+    assert optuna.load_study(study_name="s", storage=storage).user_attrs == {"budget": 4, "started": "now"}
 
 
 def test_a_changed_table_is_refused(home: Home, tmp_path: Path) -> None:
