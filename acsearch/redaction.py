@@ -153,11 +153,13 @@ def _any_of(secrets: set[str]) -> str:
 
 
 def _character(part: str) -> str:
-    encoded = "|".join(f"(?i:{re.escape(quote(one, safe='', errors='surrogateescape'))})" for one in set(part))
+    """A pattern of a character, or of blanks. No two alternatives are equal: a regex would try all combinations."""
+    codes = {quote(one, safe="", errors="surrogateescape") for one in set(part)} - {part}
+    encoded = [f"(?i:{re.escape(code)})" for code in sorted(codes)]
     if part.isspace():
-        return rf"(?:\s|\\[nrtfv]|\\x[0-9a-f]{{2}}|\\u[0-9a-f]{{4}}|\+|{encoded})+"
+        return "(?:" + "|".join([r"\s|\\[nrtfv]|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\+", *encoded]) + ")+"
     ways = {part, repr(part)[1:-1], json.dumps(part)[1:-1], f"\\{part}"}
-    return f"(?:{encoded}|{'|'.join(map(re.escape, sorted(ways, key=len, reverse=True)))})"
+    return "(?:" + "|".join([*encoded, *map(re.escape, sorted(ways, key=len, reverse=True))]) + ")"
 
 
 def guard() -> None:

@@ -82,6 +82,8 @@ def test_options_and_connection_strings_are_not_quoted_alone() -> None:
 @example("with  two\nlines, each of them long")
 @example("percent%41percent%2F")
 def test_a_password_is_not_shown_however_it_is_written(password: str) -> None:
+    redaction._registered.clear()  # of the example before
+    redaction._shown.clear()
     register_secret(f"postgresql://me:{quote(password, safe='')}@host/db")
     ways = [password, quote(password), quote(password, safe=""), quote(password, safe=" +"), quote_plus(password)]
     ways += [repr(password)[1:-1], json.dumps(password)[1:-1], password.replace("'", "\\'"), *password.splitlines()[:1]]
