@@ -71,6 +71,8 @@ class Expect(StrictModel):
 class Stage(StrictModel):
     """One stage of training.
 
+    Fields that were added later are written only where they are not the default, so that digests stay what they were.
+
     Attributes:
         data: the manifest, relative to the data folder.
         images: the folder of the images, relative to the data folder.
@@ -80,6 +82,8 @@ class Stage(StrictModel):
         batch: samples of an optimizer step, over all processes.
         micro_batch: samples that a process takes at a time.
         longest: positions after which a sample is cut.
+        on_bad_sample: what becomes of a row that cannot be trained on: error refuses the data, drop leaves the row out.
+        max_dropped: the largest share of rows that may be left out, or be cut before anything is learnt from them.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: AdamW's weight decay.
         clip: the gradient norm to clip at; 0 for none.
@@ -100,6 +104,8 @@ class Stage(StrictModel):
     batch: Count
     micro_batch: Count
     longest: int = Field(default=2048, ge=2, le=10**8)
+    on_bad_sample: Literal["error", "drop"] = Field(default="error", exclude_if=lambda value: value == "error")
+    max_dropped: float = Field(default=0.01, ge=0, lt=1, exclude_if=lambda value: value == 0.01)
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1e6)
     clip: float = Field(default=1.0, ge=0)
@@ -149,6 +155,7 @@ class Job(StrictModel):
         seed: decides the order of samples and what a model drops.
         identity: stands for the contents of everything that the paths point to.
         features: folder of cached features.
+        index: folder of the indices of manifests; the stage's own where it is not given.
         store: the work store that shares the work folder.
         labels: written beside checkpoints, such as the MLflow run and the trial.
     """
@@ -161,6 +168,7 @@ class Job(StrictModel):
     seed: Seed = 0
     identity: str = ""
     features: Path | None = None
+    index: Path | None = None
     store: Shared | None = None
     labels: dict[str, str] = {}
 
@@ -176,7 +184,9 @@ class Job(StrictModel):
             "cache_features",
             "workers",
             "expect",
+            "max_dropped",
         }
+
         content = {
             "parts": self.parts.model_dump(mode="json", exclude={"encoders", "llm"}),
             "stage": self.stage.model_dump(mode="json", exclude=how),

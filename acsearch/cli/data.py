@@ -1,4 +1,4 @@
-"""The commands of `acsearch data`: check and split manifests before training."""
+"""The commands of `acsearch data`: index and split manifests before training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import typer
 
 from acsearch.cli.files import Force, write_files
 from acsearch.cli.options import echo
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DataError
 
-app = typer.Typer(help="Check and split training data.", no_args_is_help=True)
+app = typer.Typer(help="Index and split training data.", no_args_is_help=True)
 
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="The manifest: LLaVA's JSON, or parquet.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images; default: that of the manifest.")]
 
 
 @app.command()
-def check(
+def index(
     manifest: Manifest,
     llm: Annotated[
         str, typer.Option("--llm", help="The language model whose tokenizer is used: a hub id or a folder.")
@@ -28,12 +28,28 @@ def check(
     image_tokens: Annotated[int, typer.Option(min=1, help="Number of positions that an image takes.")] = 576,
     longest: Annotated[int, typer.Option(min=2, help="Number of positions after which a sample is cut.")] = 2048,
 ) -> None:
-    """Read, decode and tokenise every sample, and name the first that training cannot use."""
-    from trainers.data.manifest import check, read_manifest
+    """Tokenise every sample and decode every image, once for all candidates, and name the rows that cannot be used.
+
+    Studies make the same index by themselves before they train.
+    """
+    from rich.console import Console
+
+    from acsearch.storage.home import Home
+    from trainers.data.index import problems
+    from trainers.data.samples import read_samples
     from trainers.model.loading import load_tokenizer
 
-    counts = check(read_manifest(manifest, images), template, load_tokenizer(llm), image_tokens, longest)
-    echo(f"{manifest}: good. " + ", ".join(f"{count:,} {what}".replace("_", " ") for what, count in counts.items()))
+    folder, words = Home().work / "index", load_tokenizer(llm)
+    with Console(stderr=True).status("indexing") as status:
+        samples = read_samples(
+            manifest, images, template=template, tokenizer=words, folder=folder, drop=1.0, report=status.update
+        )
+    counts = f"{len(samples):,} samples, {samples.with_image.sum():,} with an image"
+    echo(f"{manifest}: {counts}, {samples.text_tokens:,} text tokens, {samples.supervised_tokens:,} supervised")
+    if idle := samples.idle(image_tokens, longest):
+        echo(f"{idle:,} have no supervised token within {longest:,} positions")
+    if samples.dropped:
+        raise DataError(problems(samples.dropped, len(samples), manifest))
 
 
 @app.command()
@@ -48,13 +64,13 @@ def split(
 
     import numpy as np
 
-    from trainers.data.manifest import read_manifest
+    from trainers.data.manifest import open_manifest
     from trainers.utils.regular_files import read_text
 
     if manifest.suffix != ".json":
         raise ConfigError(f"{manifest}: only LLaVA's JSON is split here")
-    read = read_manifest(manifest)
-    with_image = [index for index in range(len(read)) if read.has_image(index)]
+    rows = open_manifest(manifest)
+    with_image = [number for number, row in enumerate(rows) if rows.image(number, row) is not None]
     if heldout >= len(with_image):
         raise ConfigError(f"--heldout {heldout}: {manifest} has {len(with_image)} samples with an image")
     chosen = set(np.random.default_rng(seed).choice(with_image, heldout, replace=False).tolist())

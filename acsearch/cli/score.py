@@ -15,7 +15,7 @@ from trainers.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from acsearch.scores.pck import CorrespondenceResult, Pck
-    from trainers.data.manifest import Manifest
+    from trainers.data.samples import Samples as IndexedSamples
     from trainers.model.multimodal import MultimodalModel
     from trainers.representation import Representation
 
@@ -129,8 +129,8 @@ def _likelihood(definition: str) -> Callable[..., None]:
         from acsearch.scores.stage1 import caption_batches
 
         began = time.perf_counter()
-        manifest, chosen, (model,) = _open([checkpoint], data, images, samples, seed, device)
-        batches = caption_batches(model, manifest, chosen, template=template, longest=longest, batch_size=batch_size)
+        found, chosen, (model,) = _open([checkpoint], data, images, template, samples, seed, device)
+        batches = caption_batches(model, found, chosen, longest=longest, batch_size=batch_size)
         result = alignment_ll(model, batches)
         seconds = time.perf_counter() - began
         if as_json:
@@ -175,8 +175,9 @@ def cosine(
     from acsearch.scores.stage1 import images as read_images
 
     began = time.perf_counter()
-    manifest, chosen, (model, *references) = _open([checkpoint, *reference], data, images, samples, seed, device)
-    result = alignment_cos(model, references, read_images(manifest, chosen), batch_size=batch_size)
+    checkpoints = [checkpoint, *reference]
+    found, chosen, (model, *references) = _open(checkpoints, data, images, "plain", samples, seed, device)
+    result = alignment_cos(model, references, read_images(found, chosen), batch_size=batch_size)
     seconds = time.perf_counter() - began
     about = {"checkpoint": str(checkpoint), "references": [str(one) for one in reference], "data": str(data)}
     if as_json:
@@ -188,17 +189,25 @@ def cosine(
 
 
 def _open(
-    checkpoints: Sequence[Path], data: Path, images: Path | None, samples: int, seed: int, device: str | None
-) -> tuple[Manifest, list[int], list[MultimodalModel]]:
-    """A manifest, the samples to measure on, and the models of stage-1 checkpoints on a device."""
+    checkpoints: Sequence[Path],
+    data: Path,
+    images: Path | None,
+    template: str,
+    count: int,
+    seed: int,
+    device: str | None,
+) -> tuple[IndexedSamples, list[int], list[MultimodalModel]]:
+    """Samples, those to measure on, and the models of stage-1 checkpoints on a device."""
     from acsearch.scores.stage1 import choose
-    from trainers.data.manifest import read_manifest
+    from acsearch.storage.home import Home
+    from trainers.data.samples import read_samples
     from trainers.model.loading import load_model
 
-    manifest = read_manifest(data, images)
     place = _device(device)
     models = [load_model(folder, place) for folder in checkpoints]
-    return manifest, choose(manifest, samples, seed), models
+    words = models[0].tokenizer
+    samples = read_samples(data, images, template=template, tokenizer=words, folder=Home().work / "index")
+    return samples, choose(samples, count, seed), models
 
 
 def _representation(name: str, layer: int | None) -> Representation:

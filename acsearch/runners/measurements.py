@@ -14,7 +14,7 @@ from acsearch.scores.alignment import alignment_cos, alignment_ll
 from acsearch.scores.correspondence import correspondence as measure_correspondence
 from acsearch.scores.pck import CorrespondenceResult
 from acsearch.scores.stage1 import caption_batches, choose, images
-from trainers.data.manifest import read_manifest
+from trainers.data.samples import read_samples
 from trainers.model.loading import load_model
 from trainers.representation import Representation
 
@@ -58,23 +58,29 @@ def _measurement(found: CorrespondenceResult) -> Measurement:
     return Measurement(found.per_image, details=details)
 
 
-def alignment(assets: StudyAssets, connector: Path, references: Sequence[Path]) -> Measurement:
+def alignment(assets: StudyAssets, connector: Path, references: Sequence[Path], index: Path) -> Measurement:
     """A of a stage-1 model, in the unit of the definition that the study file names.
 
     Args:
         assets: of the study.
         connector: the committed result of the candidate's stage 1.
         references: those of the models that A_cos compares with; empty for other definitions.
+        index: folder of the indices of manifests.
     """
     asked, stage = assets.training.alignment, assets.training.align
-    manifest = read_manifest(assets.data / asked.data, assets.data / stage.images if stage.images else None)
-    samples = choose(manifest, asked.samples, assets.training.seed)
     model = load_model(connector, assets.device)
+    samples = read_samples(
+        assets.data / asked.data,
+        assets.data / stage.images if stage.images else None,
+        template=stage.template,
+        tokenizer=model.tokenizer,
+        folder=index,
+        drop=stage.max_dropped if stage.on_bad_sample == "drop" else None,
+    )
+    chosen = choose(samples, asked.samples, assets.training.seed)
     if asked.definition == "A_cos":
         others = [load_model(path, assets.device) for path in references]
-        return Measurement(alignment_cos(model, others, images(manifest, samples)).value)
-    batches = caption_batches(
-        model, manifest, samples, template=stage.template, longest=stage.longest, batch_size=stage.micro_batch
-    )
+        return Measurement(alignment_cos(model, others, images(samples, chosen)).value)
+    batches = caption_batches(model, samples, chosen, longest=stage.longest, batch_size=stage.micro_batch)
     found = alignment_ll(model, batches)
     return Measurement(found.value, found.standard_error, {"token_weighted": found.token_weighted})

@@ -19,7 +19,7 @@ import yaml
 from acsearch.config.study_file import StudyConfig
 from acsearch.config.training import Hardware, TrainingConfig
 from trainers.connectors.base import connector_class
-from trainers.data.manifest import read_manifest
+from trainers.data.manifest import conversation, open_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import ConfigError, DataError, TrainingError
@@ -188,12 +188,13 @@ def _expect(training: TrainingConfig, stage: Stage, home: Path) -> Expect:
     """Size of a stage's data: of the manifest if it is here, else as the study file expects."""
     folder = training.data_folder(home)
     if folder is not None and (folder / stage.data).is_file():
-        try:
-            manifest = read_manifest(folder / stage.data)
-        except DataError as error:
-            raise ConfigError(str(error)) from error
-        words = [sum(len(turn.text.split()) for turn in manifest.turns(i)) for i in range(0, len(manifest), 97)]
-        return Expect(samples=len(manifest), text_tokens=max(1, round(_WORDS * sum(words) / len(words))))
+        words, samples = [], 0
+        for samples, row in enumerate(open_manifest(folder / stage.data), 1):
+            if samples % 97 == 1:
+                words.append(sum(len(turn.text.split()) for turn in conversation(row)[0]))
+        if not samples:
+            raise DataError(f"{folder / stage.data}: no sample in it")
+        return Expect(samples=samples, text_tokens=max(1, round(_WORDS * sum(words) / len(words))))
     if stage.expect is None:
         raise ConfigError(f"{stage.data}: is not there yet, and its stage does not say what to expect: {{samples, ..}}")
     return stage.expect

@@ -136,7 +136,7 @@ class _Steps:
 
         def measure() -> Measurement:
             self._progress.report("alignment")
-            return measurements.alignment(self._assets, connector, references)
+            return measurements.alignment(self._assets, connector, references, self._folder.index)
 
         return self._measured(self._folder.alignment_file(self._representation), measure)
 

@@ -1,6 +1,7 @@
 """The work folder of studies that train: what everything in it is called, and the jobs of the two stages.
 
     data/<digest>/                    what `prepare` made
+    index/<key>/                      a manifest's samples, tokenised, and what is known of their images
     features/                         maps of frozen encoders, for whoever trains on the same images
     pairs/<key>.pt                    maps of an encoder on the pairs of correspondence
     stages/<job digest>/              a stage of training: checkpoints, then `result/`, and the log of its metrics
@@ -49,6 +50,11 @@ class WorkFolder:
         self.assets = StudyAssets(self.training, config.path.parent, self.path)
         self.shared = Shared(url=store, root=self.path) if store else None
 
+    @property
+    def index(self) -> Path:
+        """The folder of the indices of manifests."""
+        return self.path / "index"
+
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def align_job(self, representation: Representation) -> Job:
@@ -84,6 +90,7 @@ class WorkFolder:
             seed=self.training.seed,
             identity=digest(content),
             features=self.path / "features",
+            index=self.index,
             store=self.shared,
         )
 

@@ -82,7 +82,7 @@ def test_the_llm_reads_cells_where_image_tokens_will_stand() -> None:
             (texts.conversation(scene, asked, words), "chat", turns),
             (texts.caption(scene, words), "plain", captioned),
         ):
-            coded = encode(template, said, tokenizer)
+            coded = encode(template, said, tokenizer, images=1)
             image = made.input_ids.index(IMAGE_ID)
             rest = slice(image + GRID**2, None)
             assert made.input_ids[:image] + made.input_ids[rest] == [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers.data.collate import Batcher
-from trainers.data.manifest import Manifest
+from trainers.data.samples import Samples
 from trainers.job import Parts
 from trainers.model.multimodal import MultimodalModel
 
@@ -22,9 +22,9 @@ def parts(folder: Path, representation: str = "clip@32", llm: str = "llama", tem
     return Parts(representation=representation, llm=str(folder / llm), template=template, encoders=registry)
 
 
-def batcher(model: MultimodalModel, manifest: Manifest) -> Batcher:
+def batcher(model: MultimodalModel, samples: Samples) -> Batcher:
     tokens = model.connector.tokens
-    return Batcher(manifest, model.vision, model.tokenizer, "chat", tokens, longest=200, pad_id=model.pad_id)
+    return Batcher(samples, model.vision, tokens, longest=200, pad_id=model.pad_id)
 
 
 def weights_of(model: MultimodalModel) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 from trainers.data.collate import Batcher
 from trainers.data.feature_cache import FeatureCache
-from trainers.data.manifest import Manifest
+from trainers.data.samples import Samples, read_samples
 from trainers.encoders.joined import VisionRepresentation
 
 
@@ -16,5 +17,10 @@ def say(*said: str, image: str | None = "0.png", name: str = "bad") -> dict[str,
     return {"id": name, "conversations": turns} | ({"image": image} if image is not None else {})
 
 
-def batcher(manifest: Manifest, vision: VisionRepresentation, words: Any, cache: FeatureCache | None = None) -> Batcher:
-    return Batcher(manifest, vision, words, "chat", image_tokens=16, longest=200, pad_id=0, cache=cache)
+def samples(manifest: Path, words: Any, template: str = "chat", **options: Any) -> Samples:
+    """Its index is beside the manifest."""
+    return read_samples(manifest, None, template=template, tokenizer=words, folder=manifest.parent / "index", **options)
+
+
+def batcher(samples: Samples, vision: VisionRepresentation, cache: FeatureCache | None = None) -> Batcher:
+    return Batcher(samples, vision, image_tokens=16, longest=200, pad_id=0, cache=cache)

@@ -54,6 +54,7 @@ class TinyJobs:
             stage=Stage(data="x", template=template, train=train, **settings),  # type: ignore[arg-type]
             data=self.folder / f"{samples}" / f"turns-{turns}.json",
             features=self.folder / "features",
+            index=self.folder / "index",
             **whole,  # type: ignore[arg-type]
         )
 

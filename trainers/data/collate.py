@@ -12,31 +12,27 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainers.data.batch import Batch
 from trainers.data.feature_cache import FeatureCache
-from trainers.data.manifest import Manifest
-from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Tokenizer
+from trainers.data.samples import Samples
+from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 
 
 @dataclass(frozen=True)
 class Batcher:
-    """Makes batches of a manifest's samples.
+    """Makes batches of samples.
 
     Attributes:
-        manifest: the samples.
+        samples: what they are taken from.
         vision: says what the encoders are shown of an image.
-        tokenizer: the language model's.
-        template: the conversation template.
         image_tokens: positions that an image takes.
         longest: positions after which a sample is cut.
         pad_id: the token id of padding.
         cache: the images' features; None where the model encodes the images.
     """
 
-    manifest: Manifest
+    samples: Samples
     vision: VisionRepresentation
-    tokenizer: Tokenizer
-    template: str
     image_tokens: int
     longest: int
     pad_id: int
@@ -50,9 +46,7 @@ class Batcher:
         """
         counts = bool(len(samples))
         rows = [int(sample) for sample in samples] or [0]
-        coded = [
-            self.manifest.tokens(row, self.template, self.tokenizer, self.image_tokens, self.longest) for row in rows
-        ]
+        coded = [self.samples.tokens(row, self.image_tokens, self.longest) for row in rows]
         expanded = [_expand(one.input_ids, one.labels, self.image_tokens) for one in coded]
         width = max(len(input_ids) for input_ids, _ in expanded)
         input_ids = torch.full((len(rows), width), self.pad_id)
@@ -63,15 +57,15 @@ class Batcher:
             attention_mask[place, : len(own_ids)] = 1
             if counts:
                 labels[place, : len(own_labels)] = torch.from_numpy(own_labels)
-        return Batch(
-            tuple(self.manifest.name(row) for row in rows), input_ids, labels, attention_mask, **self._images(rows)
-        )
+        shown = [row for row, one in zip(rows, coded, strict=True) if IMAGE_ID in one.input_ids]
+        names = tuple(map(self.samples.name, rows))
+        return Batch(names, input_ids, labels, attention_mask, **self._images(shown))
 
     def _images(self, rows: list[int]) -> dict[str, Any]:
         if self.cache is not None:
             features = self.cache(rows)
             return {"seeds": torch.zeros(len(features[0]), dtype=torch.long), "features": features}
-        images = [image for image in map(self.manifest.image, rows) if image is not None]
+        images = [image for image in map(self.samples.image, rows) if image is not None]
         views = zip(*(self.vision.views(image) for image in images), strict=True)
         return {
             "seeds": torch.tensor([content_seed(image) for image in images], dtype=torch.long),

@@ -1,7 +1,7 @@
 """Cached features of frozen encoders: extracted once for a set of images, whoever trains on them.
 
-A file holds one encoder's maps of a manifest's images, named by what they depend on: the encoder's fingerprint
-(weights, size, layer), the manifest's digest, and how images are fitted. Maps are kept unjoined, so a combination costs
+A file holds one encoder's maps of the images of samples, named by what they depend on: the encoder's fingerprint
+(weights, size, layer), the images' contents, and how images are fitted. Maps are kept unjoined, so a combination costs
 nothing that its parts have not cost already.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainers.checkpoints.work_store import Store
-from trainers.data.manifest import Manifest
+from trainers.data.samples import Samples
 from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 from trainers.representation import Joining
@@ -27,7 +27,7 @@ from trainers.utils.progress import CountCallback
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features of a manifest's images.
+    """Features of the images of samples.
 
     Called with indices of samples, it gives (n, height, width, channels) float32 of each encoder, for those samples
     that have an image, in their order.
@@ -35,26 +35,25 @@ class FeatureCache:
     Attributes:
         folder: where the files are.
         vision: the encoders.
-        manifest: the samples whose images are encoded.
+        samples: those whose images are encoded.
         store: the work store that shares the files.
     """
 
     folder: Path
     vision: VisionRepresentation
-    manifest: Manifest
+    samples: Samples
     store: Store = field(default_factory=Store)
 
     def path(self, part: int) -> Path:
         """The file of one encoder's features."""
         encoder = self.vision.encoders[part]
-        name = f"{encoder.fingerprint[:24]}-{self.manifest.digest[:24]}-{self.vision.policy}.npy"
+        name = f"{encoder.fingerprint[:24]}-{self.samples.images_digest[:24]}-{self.vision.policy}.npy"
         return self.folder / name
 
     @cached_property
     def _row(self) -> dict[int, int]:
         """Row of each sample that has an image."""
-        with_image = (index for index in range(len(self.manifest)) if self.manifest.has_image(index))
-        return {sample: row for row, sample in enumerate(with_image)}
+        return {sample: row for row, sample in enumerate(np.flatnonzero(self.samples.with_image).tolist())}
 
     @cached_property
     def _maps(self) -> list[np.ndarray]:
@@ -90,7 +89,7 @@ class FeatureCache:
             maps = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
             for start in range(0, len(samples), batch_size):
                 rows = samples[start : start + batch_size]
-                images = [self.manifest.image(sample) for sample in rows]
+                images = [self.samples.image(sample) for sample in rows]
                 pixels = torch.stack([alone.views(image)[0] for image in images if image is not None])
                 seeds = torch.tensor([content_seed(image) for image in images if image is not None])
                 with torch.inference_mode():
@@ -102,5 +101,5 @@ class FeatureCache:
             del maps
 
     def __call__(self, samples: Sequence[int]) -> tuple[Tensor, ...]:
-        rows = [self._row[sample] for sample in samples if sample in self._row]
+        rows = [self._row[sample] for sample in samples]
         return tuple(torch.from_numpy(np.asarray(maps[rows])) for maps in self._maps)

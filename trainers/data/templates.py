@@ -9,7 +9,7 @@ An image is one IMAGE_ID among the ids here; the collator puts as many positions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,20 +113,34 @@ def _chat(turns: Sequence[Turn], tokenizer: Tokenizer) -> _Text:
     return _Text(render(len(turns), turns[-1].role == "user"), tuple(learnt), bos=False)
 
 
-TEMPLATES: dict[str, Callable[[Sequence[Turn], Tokenizer], _Text]] = {
-    "plain": _plain,
-    "vicuna_v1": _vicuna_v1,
-    "chat": _chat,
+@dataclass(frozen=True)
+class Template:
+    """How a conversation is written.
+
+    Attributes:
+        write: makes the text of it.
+        image_first: whether the image is shown before everything else of its turn, wherever `<image>` stands in it.
+    """
+
+    write: Callable[[Sequence[Turn], Tokenizer], _Text]
+    image_first: bool = False
+
+
+TEMPLATES = {
+    "plain": Template(_plain, image_first=True),
+    "vicuna_v1": Template(_vicuna_v1, image_first=True),
+    "chat": Template(_chat),
 }
 
 
-def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer) -> Tokens:
+def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer, images: int = 0) -> Tokens:
     """Tokenise a conversation. One that ends with the user's turn becomes a prompt for the reply.
 
     Args:
         template: a key of `TEMPLATES`.
         turns: user and assistant in turn, the user first.
         tokenizer: a fast one, which knows the characters of each token.
+        images: how many images the conversation is about. Without any, `<image>` is text like other text.
 
     Raises:
         DataError: the template is unknown, the turns do not alternate, or the tokenizer is a slow one.
@@ -138,23 +152,32 @@ def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer) -> Tokens
     for place, turn in enumerate(turns):
         if turn.role != _ROLES[place % 2]:
             raise DataError(f"turn {place + 1} is the {turn.role}'s; user and assistant must alternate, user first")
-    written = TEMPLATES[template](turns, tokenizer)
-    input_ids: list[int] = []
-    labels: list[int] = []
+    if images and TEMPLATES[template].image_first:
+        turns = [_image_first(turn) for turn in turns]
+    written = TEMPLATES[template].write(turns, tokenizer)
+    input_ids = [np.array([], dtype=np.int64)]
+    learnt = [np.array([], dtype=bool)]
+
+    def add(ids: Sequence[int], mask: np.ndarray | bool) -> None:
+        input_ids.append(np.array(ids, dtype=np.int64))
+        learnt.append(np.broadcast_to(mask, len(ids)))
+
     if written.bos and tokenizer.bos_token_id is not None:
-        input_ids.append(tokenizer.bos_token_id)
-        labels.append(IGNORE_INDEX)
+        add([tokenizer.bos_token_id], False)
     start = 0
-    for number, chunk in enumerate(written.text.split(IMAGE)):
+    for number, chunk in enumerate(written.text.split(IMAGE) if images else [written.text]):
         if number:
-            input_ids.append(IMAGE_ID)
-            labels.append(IGNORE_INDEX)
+            add([IMAGE_ID], False)
             start += len(IMAGE)
         if chunk:
             coded = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True)
-            for token, (begin, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
-                learnt = any(b < start + end and start + begin < e for b, e in written.learnt)
-                input_ids.append(token)
-                labels.append(token if learnt else IGNORE_INDEX)
+            begin, end = start + np.array(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+            add(coded["input_ids"], np.any([(b < end) & (begin < e) for b, e in written.learnt], axis=0))
         start += len(chunk)
-    return Tokens(np.array(input_ids, dtype=np.int64), np.array(labels, dtype=np.int64))
+    ids, mask = np.concatenate(input_ids), np.concatenate(learnt)
+    return Tokens(ids, np.where(mask, ids, IGNORE_INDEX))
+
+
+def _image_first(turn: Turn) -> Turn:
+    """LLaVA's `preprocess_multimodal`: one image and a new line, then what else is said."""
+    return replace(turn, text=f"{IMAGE}\n{turn.text.replace(IMAGE, '').strip()}") if IMAGE in turn.text else turn

@@ -184,7 +184,9 @@ class MultimodalModel(nn.Module):
     def _prompt(self, prompt: str, with_image: bool) -> list[int]:
         """Its token ids, as many of them IMAGE_ID as the image has tokens."""
         text = f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
-        input_ids: list[int] = encode(self.template, [Turn("user", text)], self.tokenizer).input_ids.tolist()
+        input_ids: list[int] = encode(
+            self.template, [Turn("user", text)], self.tokenizer, images=int(with_image)
+        ).input_ids.tolist()
         if input_ids.count(IMAGE_ID) != int(with_image):
             found, expected = input_ids.count(IMAGE_ID), int(with_image)
             raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {text[:80]!r}")

@@ -12,14 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainers.checkpoints.commit import committed
-from trainers.data.manifest import read_manifest
 from trainers.data.sampler import Schedule
 from trainers.errors import AcsearchError, CrashedError, PreemptedError, TrainingError
 from trainers.job import Job
 from trainers.training import preemption
 from trainers.training.error_file import error_type, read_error, remove_error
 from trainers.training.metrics_log import MetricsLog
-from trainers.training.train import METRICS_LOG, RESULT, fetch, run_stage
+from trainers.training.train import METRICS_LOG, RESULT, job_samples, prepare, run_stage
 from trainers.utils.progress import Reporter, StepCallback, silent
 
 POLL_SECONDS = 2.0  # seconds between looks at how far the processes are
@@ -48,13 +47,13 @@ def launch(
     if processes == 1:
         return run_stage(job, folder, on_step, report)
     result, log = folder / RESULT, folder / "train.log"
-    fetch(job, folder, report)
+    prepare(job, folder, report)
     if committed(result):
         return result
     folder.mkdir(parents=True, exist_ok=True)
     preemption.clear(folder)
     remove_error(folder)
-    steps = _steps(job) if on_step else 0
+    steps = _steps(job, folder) if on_step else 0
     (folder / "job.json").write_text(job.model_dump_json(indent=1))
     command = [*_launcher(processes), "-m", "trainers", str(folder / "job.json"), str(folder)]
     environment = os.environ | {"MASTER_PORT": str(_free_port())}
@@ -130,6 +129,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _steps(job: Job) -> int:
-    lengths = read_manifest(job.data, job.images).lengths
+def _steps(job: Job, folder: Path) -> int:
+    lengths = job_samples(job, folder).lengths
     return Schedule(lengths, job.stage.batch, job.seed, job.stage.epochs).steps

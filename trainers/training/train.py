@@ -25,14 +25,14 @@ from trainers.checkpoints.work_store import Store, open_store
 from trainers.data.batch import Batch
 from trainers.data.collate import Batcher, load
 from trainers.data.feature_cache import FeatureCache
-from trainers.data.manifest import check, read_manifest
 from trainers.data.sampler import Schedule
+from trainers.data.samples import Samples, read_samples
 from trainers.data.templates import IGNORE_INDEX
-from trainers.errors import CandidateError, PreemptedError
+from trainers.errors import CandidateError, DataError, PreemptedError
 from trainers.job import Job
 from trainers.model.flops import ModelShape, peak_flops, training_flops
 from trainers.model.fsdp import full_tensor, shard
-from trainers.model.loading import build_model, restore
+from trainers.model.loading import build_model, load_tokenizer, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.training import preemption
 from trainers.training.metrics_log import MetricsLog
@@ -76,6 +76,7 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
     with alone:
         if first:
             _fetch(job, folder, store)
+            job_samples(job, folder, report)  # whoever is waited for in a collective is given up after some minutes
         accelerator = Accelerator(cpu=not torch.cuda.is_available())  # here all processes meet
         if not commit.committed(result):  # by those that were waited for
             run = _Run(job, folder, accelerator, store)
@@ -86,16 +87,38 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
     return result
 
 
-def fetch(job: Job, folder: Path, report: Reporter = silent) -> None:
-    """Download what the store has of a stage, before processes are started that would wait for each other.
+def prepare(job: Job, folder: Path, report: Reporter = silent) -> None:
+    """Do what takes long before processes are started that would wait for each other.
+
+    Downloads what the store has of the stage, and makes the index of its samples.
 
     Args:
         job: the stage.
         folder: where its checkpoints and its result are.
-        report: is called with what the work store is waited for.
+        report: is called with what is waited for.
+
+    Raises:
+        DataError: samples cannot be trained on.
+        StoreError: the work store cannot be used.
     """
     with Locks(folder).exclusive("lock"):
         _fetch(job, folder, open_store(job.store, report))
+    if not commit.committed(folder / RESULT):
+        job_samples(job, folder, report)
+
+
+def job_samples(job: Job, folder: Path, report: Reporter = silent) -> Samples:
+    """The samples of a stage; their index is made where there is none yet."""
+    stage = job.stage
+    return read_samples(
+        job.data,
+        job.images,
+        template=stage.template,
+        tokenizer=load_tokenizer(job.parts.llm),
+        folder=job.index or folder / "index",
+        drop=stage.max_dropped if stage.on_bad_sample == "drop" else None,
+        report=report,
+    )
 
 
 def _fetch(job: Job, folder: Path, store: Store) -> None:
@@ -126,8 +149,9 @@ class _Run:
         self.unwrapped: MultimodalModel = model.train()
         self.unwrapped.vision.eval()
         self.batcher = self._batcher(model)
-        self.schedule = Schedule(self.batcher.manifest.lengths, self.stage.batch, job.seed, self.stage.epochs)
-        words = round(self.batcher.manifest.lengths.mean() / _CHARACTERS)
+        self.samples = self.batcher.samples
+        self.schedule = Schedule(self.samples.lengths, self.stage.batch, job.seed, self.stage.epochs)
+        words = round(self.samples.lengths.mean() / _CHARACTERS)
         self.flops = training_flops(ModelShape.of(model), self.stage, words)
         if self.checkpoints.sharded:
             groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
@@ -138,22 +162,15 @@ class _Run:
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
-        """What makes batches, once all samples are known to be good."""
         stage, tokens, cache = self.stage, model.connector.tokens, None
-        manifest = read_manifest(self.job.data, self.job.images)
+        samples = job_samples(self.job, self.folder)
         if stage.cache_features and self.job.features is not None:
-            cache = FeatureCache(self.job.features, model.vision, manifest, self.store)
-        with self.accelerator.main_process_first():
-            if self.accelerator.is_main_process and commit.latest(self.folder) is None:
-                seen = cache is not None and cache.full
-                check(manifest, stage.template, model.tokenizer, tokens, stage.longest, decode=not seen)
-            if cache is not None:
+            cache = FeatureCache(self.job.features, model.vision, samples, self.store)
+            with self.accelerator.main_process_first():
                 cache.fill()
-        if cache is not None and self.accelerator.is_main_process:
-            cache.share()
-        return Batcher(
-            manifest, model.vision, model.tokenizer, stage.template, tokens, stage.longest, model.pad_id, cache
-        )
+            if self.accelerator.is_main_process:
+                cache.share()
+        return Batcher(samples, model.vision, tokens, stage.longest, model.pad_id, cache)
 
     def resume(self) -> None:
         """Take up the last committed checkpoint, if there is one."""
@@ -161,7 +178,7 @@ class _Run:
 
     def finish(self) -> None:
         """Commit the result."""
-        samples = round(self.stage.epochs * len(self.batcher.manifest))
+        samples = round(self.stage.epochs * len(self.samples))
         self.checkpoints.finish(self.unwrapped, self.inherited, self.progress, samples)
         self.accelerator.free_memory()
 
@@ -169,9 +186,15 @@ class _Run:
 
     def preflight(self) -> None:
         """Try the batch that needs most memory first, so that what does not fit fails now."""
-        manifest, characters = self.batcher.manifest, _CHARACTERS * self.batcher.image_tokens
-        images = np.array([manifest.has_image(sample) for sample in range(len(manifest))])
-        longest = self.schedule.longest(self.stage.micro_batch, images * characters)
+        characters = _CHARACTERS * self.batcher.image_tokens
+        tokens, positions = self.batcher.image_tokens, self.stage.longest
+        idle = self.samples.idle(tokens, positions)
+        if idle > self.stage.max_dropped * len(self.samples):
+            raise DataError(
+                f"{self.job.data}: {idle} of {len(self.samples)} samples have no supervised token within {positions} "
+                f"positions, of which an image takes {tokens}: raise longest, or max_dropped"
+            )
+        longest = self.schedule.longest(self.stage.micro_batch, self.samples.with_image * characters)
         with self._dropout(step=0):
             self._backward(self.batcher.batch(longest.tolist()), 1)
         self.optimizer.zero_grad()
@@ -216,7 +239,7 @@ class _Run:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         norm = float(full_tensor(accelerator.clip_grad_norm_(weights, self.stage.clip or math.inf)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            names = [self.batcher.manifest.name(int(i)) for i in self.schedule.global_batch(step)]
+            names = [self.samples.name(int(i)) for i in self.schedule.global_batch(step)]
             raise CandidateError(
                 f"step {step + 1}: loss {loss:g}, gradient norm {norm:g}; stopped before it could spoil the weights. "
                 f"The batch: {', '.join(names)}"

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Hashable, Iterator
+from typing import Any, TextIO
 
 import yaml
+
+_CHUNK = 1 << 22  # characters that are read at a time
+_LARGEST = 1 << 28  # characters of an element
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def parse_yaml(text: str) -> Any:
@@ -35,6 +39,52 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(f"not readable as JSON: {error}") from error
+
+
+def json_elements(file: TextIO) -> Iterator[Any]:
+    """Parse a JSON list that may be larger than memory, one element after the other.
+
+    Yields:
+        The elements.
+
+    Raises:
+        ValueError: the file holds no list, or cannot be read to its end.
+    """
+    decode = json.JSONDecoder().raw_decode
+    text, place = file.read(_CHUNK).lstrip(), 1
+    if not text.startswith("["):
+        raise ValueError("not a JSON list")
+    empty, separator = True, ""
+    while separator != "]":
+        try:
+            place = _after_space(text, place)
+            if empty and text[place : place + 1] == "]":
+                separator, end = "]", place
+            else:
+                element, end = decode(text, place)
+                end = _after_space(text, end)
+                separator = text[end : end + 1]
+            problem = json.JSONDecodeError("Expecting ',' or ']'", text, end)
+        except json.JSONDecodeError as error:
+            separator, problem = "", error
+        except RecursionError as error:
+            raise ValueError(f"not readable as JSON: {error}") from error
+        if separator in (",", "]"):
+            if end > place:
+                yield element
+            empty, place = False, end + 1
+        elif len(text) - place > _LARGEST or not (more := file.read(max(_CHUNK, len(text) - place))):
+            raise problem  # else the element may go on in the next chunk
+        else:
+            text, place, separator = text[place:] + more, 0, ""
+    if (text[place:] + file.read(_CHUNK)).strip():
+        raise ValueError("not readable as JSON: it goes on behind its list")
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    assert found is not None  # no space is space too
+    return found.end()
 
 
 class _Loader(yaml.SafeLoader):

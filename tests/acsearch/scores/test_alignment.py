@@ -22,7 +22,8 @@ from acsearch.scores.alignment import (
 )
 from acsearch.scores.stage1 import caption_batches, choose, images
 from support import tiny
-from trainers.data.manifest import Manifest, read_manifest
+from support.tiny_samples import samples, say
+from trainers.data.samples import Samples
 from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import DataError, TrainingError
 from trainers.job import Job, Parts, Stage
@@ -163,25 +164,23 @@ def reference(folder: Path) -> MultimodalModel:
 
 
 @pytest.fixture(scope="module")
-def captions(folder: Path) -> Manifest:
-    return read_manifest(folder / "data" / "turns-1.json")
+def captions(folder: Path) -> Samples:
+    return samples(folder / "data" / "turns-1.json", tiny.tokenizer(), "plain")
 
 
-def likelihood(model: MultimodalModel, captions: Manifest, samples: list[int], batch_size: int) -> Any:
-    return alignment_ll(
-        model, caption_batches(model, captions, samples, template="plain", longest=64, batch_size=batch_size)
-    )
+def likelihood(model: MultimodalModel, captions: Samples, chosen: list[int], batch_size: int) -> Any:
+    return alignment_ll(model, caption_batches(model, captions, chosen, longest=64, batch_size=batch_size))
 
 
-def test_likelihood_of_a_model_whatever_the_batch_size(model: MultimodalModel, captions: Manifest) -> None:
-    samples = choose(captions, 10, seed=0)
-    result = likelihood(model, captions, samples, 4)
-    alone = [likelihood(model, captions, [sample], 1).value for sample in samples]
+def test_likelihood_of_a_model_whatever_the_batch_size(model: MultimodalModel, captions: Samples) -> None:
+    chosen = choose(captions, 10, seed=0)
+    result = likelihood(model, captions, chosen, 4)
+    alone = [likelihood(model, captions, [sample], 1).value for sample in chosen]
     assert result.value == pytest.approx(np.mean(alone), abs=1e-5)
     assert result.standard_error == pytest.approx(np.std(alone, ddof=1) / math.sqrt(10), abs=1e-5)
     assert (result.samples, result.tokens) == (10, 10)  # captions of one word
     assert result.value < 0
-    batch = next(caption_batches(model, captions, samples, template="plain", longest=64, batch_size=10))
+    batch = next(caption_batches(model, captions, chosen, longest=64, batch_size=10))
     with torch.inference_mode():
         assert result.token_weighted == pytest.approx(-float(model(batch)) / result.tokens, abs=1e-5)
 
@@ -191,7 +190,7 @@ def test_likelihood_needs_captions(model: MultimodalModel) -> None:
         alignment_ll(model, [])
 
 
-def test_cosine_of_models(model: MultimodalModel, reference: MultimodalModel, captions: Manifest) -> None:
+def test_cosine_of_models(model: MultimodalModel, reference: MultimodalModel, captions: Samples) -> None:
     shown = images(captions, choose(captions, 5, seed=0))
     result = alignment_cos(model, [reference, model], shown, batch_size=2)
     expected = [cosine_alignment(model.image_tokens([image])[0], reference.image_tokens([image])[0]) for image in shown]
@@ -203,7 +202,7 @@ def test_cosine_of_models(model: MultimodalModel, reference: MultimodalModel, ca
 
 
 def test_samples_are_chosen_by_seed_among_those_with_an_image(folder: Path) -> None:
-    mixed = read_manifest(tiny.manifest(folder / "mixed", turns=2))
+    mixed = samples(tiny.manifest(folder / "mixed", turns=2), tiny.tokenizer())
     chosen = choose(mixed, 10, seed=3)
     assert chosen == choose(mixed, 10, seed=3) != choose(mixed, 10, seed=4)
     assert len(set(chosen)) == 10
@@ -212,9 +211,9 @@ def test_samples_are_chosen_by_seed_among_those_with_an_image(folder: Path) -> N
     assert sorted(every) == [sample for sample in range(len(mixed)) if sample % 8 != 7]
     assert all(isinstance(image, Image.Image) for image in images(mixed, every))
     text = folder / "text.json"
-    text.write_text(json.dumps([{"id": "1", "conversations": [{"from": "human", "value": "what"}]}]))
+    text.write_text(json.dumps([say("what", "a", image=None)]))
     with pytest.raises(DataError, match="no sample with an image"):
-        choose(read_manifest(text), 10, seed=0)
+        choose(samples(text, tiny.tokenizer()), 10, seed=0)
 
 
 def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +251,7 @@ def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert code == 0
         assert (read["definition"], read["version"], read["unit"]) == (definition, 1, "nats per token")
         assert (read["samples"], read["tokens"]) == (6, 6)
-        trained, captions = load_model(results["clip"]), read_manifest(manifest)
+        trained, captions = load_model(results["clip"]), samples(manifest, tiny.tokenizer(), "plain")
         assert read["value"] == pytest.approx(likelihood(trained, captions, choose(captions, 6, 1), 16).value, abs=1e-5)
     references = ["--reference", str(results["siglip"]), "--reference", str(results["clip"])]
     code, out, _ = run("A_cos", *common, *references, "--json")

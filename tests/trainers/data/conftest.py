@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from support import tiny
-from trainers.data.manifest import Manifest, read_manifest
+from support.tiny_samples import samples
+from trainers.data.samples import Samples
 from trainers.encoders import load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.representation import parse
@@ -25,9 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def original(folder: Path) -> Manifest:
+def original(folder: Path, words: Any) -> Samples:
     """24 samples of two turns, three of them without an image, as LLaVA's JSON."""
-    return read_manifest(tiny.manifest(folder, turns=2))
+    return samples(tiny.manifest(folder, turns=2), words)
 
 
 @pytest.fixture(scope="session")

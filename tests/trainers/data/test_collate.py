@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from support.tiny_samples import batcher
 from trainers.data.collate import load
-from trainers.data.manifest import Manifest
+from trainers.data.samples import Samples
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
 from trainers.encoders.joined import VisionRepresentation
 
 
-def test_a_batch(original: Manifest, vision: VisionRepresentation, words: Any) -> None:
-    batch = batcher(original, vision, words).batch([6, 7, 8])  # the second has no image
+def test_a_batch(original: Samples, vision: VisionRepresentation) -> None:
+    batch = batcher(original, vision).batch([6, 7, 8])  # the second has no image
     assert batch.names == ("sample-6", "sample-7", "sample-8")
     assert (batch.input_ids == IMAGE_ID).sum(1).tolist() == [16, 0, 16]
     assert batch.input_ids.shape == batch.labels.shape == batch.attention_mask.shape
     for row, sample in enumerate((6, 7, 8)):
-        alone = original.tokens(sample, "chat", words, 16, 200)
+        alone = original.tokens(sample, 16, 200)
         kept = batch.attention_mask[row].bool()
         assert kept.sum() == len(alone.input_ids) + (15 if sample != 7 else 0)
         assert batch.input_ids[row, ~kept].eq(0).all()
@@ -35,17 +33,17 @@ def test_a_batch(original: Manifest, vision: VisionRepresentation, words: Any) -
 
 
 def test_a_process_without_a_sample_gets_one_that_counts_nothing(
-    original: Manifest, vision: VisionRepresentation, words: Any
+    original: Samples, vision: VisionRepresentation
 ) -> None:
-    batch = batcher(original, vision, words).batch([])
+    batch = batcher(original, vision).batch([])
     assert batch.labels.eq(IGNORE_INDEX).all()
     assert len(batch.seeds) == 1
 
 
-def test_loaders_make_the_same_batches(original: Manifest, vision: VisionRepresentation, words: Any) -> None:
+def test_loaders_make_the_same_batches(original: Samples, vision: VisionRepresentation) -> None:
     plan = [np.array(rows) for rows in ([3, 1], [7], [2, 15, 4], [])]
     before = torch.get_rng_state()
-    alone, helped = (list(load(batcher(original, vision, words), plan, workers)) for workers in (0, 2))
+    alone, helped = (list(load(batcher(original, vision), plan, workers)) for workers in (0, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert len(alone) == len(helped) == 4
     for one, other in zip(alone, helped, strict=True):

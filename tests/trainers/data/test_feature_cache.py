@@ -10,16 +10,14 @@ import pytest
 import torch
 
 from support import tiny
-from support.tiny_samples import batcher, say
+from support.tiny_samples import batcher, samples, say
 from trainers.data.feature_cache import FeatureCache
-from trainers.data.manifest import Manifest, read_manifest
+from trainers.data.samples import Samples
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import DataError
 
 
-def test_cached_features_are_the_live_ones(
-    tmp_path: Path, original: Manifest, vision: VisionRepresentation, words: Any
-) -> None:
+def test_cached_features_are_the_live_ones(tmp_path: Path, original: Samples, vision: VisionRepresentation) -> None:
     cache = FeatureCache(tmp_path, vision, original)
     assert not cache.full
     told: list[tuple[int, int]] = []
@@ -28,7 +26,7 @@ def test_cached_features_are_the_live_ones(
     assert told == [(8, 21), (16, 21), (21, 21)] * 2
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(files) == 2
-    live, cached = batcher(original, vision, words), batcher(original, vision, words, FeatureCache(*vars_of(cache)))
+    live, cached = batcher(original, vision), batcher(original, vision, FeatureCache(*vars_of(cache)))
     for rows in ([0, 1, 2], [7, 6], [7], [15, 23], []):
         expected, found = live.batch(rows), cached.batch(rows)
         assert torch.equal(found.input_ids, expected.input_ids)
@@ -48,22 +46,23 @@ def test_cached_features_are_the_live_ones(
 
 
 def vars_of(cache: FeatureCache) -> tuple[Any, ...]:
-    return cache.folder, cache.vision, cache.manifest
+    return cache.folder, cache.vision, cache.samples
 
 
 def test_features_of_a_manifest_without_images(tmp_path: Path, vision: VisionRepresentation, words: Any) -> None:
     path = tmp_path / "text.json"
     path.write_text(json.dumps([say("what", "red", image=None)]))
-    cache = FeatureCache(tmp_path / "features", vision, read_manifest(path))
+    cache = FeatureCache(tmp_path / "features", vision, samples(path, words))
     cache.fill()
-    batch = batcher(cache.manifest, vision, words, cache).batch([0])
+    batch = batcher(cache.samples, vision, cache).batch([0])
     assert [tuple(part.shape) for part in batch.features] == [(0, 4, 4, 24), (0, 4, 4, 16)]
 
 
-def test_an_image_that_cannot_be_read_leaves_no_features(tmp_path: Path, vision: VisionRepresentation) -> None:
-    path = tiny.manifest(tmp_path, 4, turns=1)
+def test_an_image_that_cannot_be_read_leaves_no_features(
+    tmp_path: Path, vision: VisionRepresentation, words: Any
+) -> None:
+    cache = FeatureCache(tmp_path / "features", vision, samples(tiny.manifest(tmp_path, 4, turns=1), words))
     (tmp_path / "2.png").unlink()
-    cache = FeatureCache(tmp_path / "features", vision, read_manifest(path))
     with pytest.raises(DataError, match="sample sample-2: cannot read an image"):
         cache.fill()
     assert not cache.full

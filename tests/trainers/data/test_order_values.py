@@ -105,14 +105,14 @@ def words() -> Any:
     return tiny.tokenizer()
 
 
-def test_plain_keeps_the_user_s_images_alone_and_learns_the_caption(words: Any) -> None:
+def test_plain_keeps_the_user_s_image_alone_and_learns_the_caption(words: Any) -> None:
     two = [Turn("user", f"{IMAGE}\nwhat is {IMAGE} ?"), Turn("assistant", "red")]
-    coded = encode("plain", two, words)
-    assert coded.input_ids.tolist() == [1, IMAGE_ID, IMAGE_ID, 5]
-    assert coded.labels.tolist() == [X, X, X, 5]
+    coded = encode("plain", two, words, images=1)
+    assert coded.input_ids.tolist() == [1, IMAGE_ID, 5]
+    assert coded.labels.tolist() == [X, X, 5]
     more = [*two, Turn("user", "what is it ?"), Turn("assistant", "a big circle")]
-    assert encode("plain", more, words).input_ids.tolist() == coded.input_ids.tolist()
-    assert encode("plain", two[:1], words).labels.tolist() == [X, X, X]
+    assert encode("plain", more, words, images=1).input_ids.tolist() == coded.input_ids.tolist()
+    assert encode("plain", two[:1], words, images=1).labels.tolist() == [X, X]
     assert coded.input_ids.dtype == coded.labels.dtype == np.int64
 
 
@@ -128,16 +128,18 @@ def test_a_caption_ends_with_a_line_break_that_is_learnt() -> None:
 
     def shown(template: str, *texts: str) -> tuple[str, str]:
         turns = [Turn(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
-        coded = encode(template, turns, Characters())
+        coded = encode(template, turns, Characters(), images=1)
         text = "".join("@" if one == IMAGE_ID else chr(one) for one in coded.input_ids)
         return text, "".join(one if label != X else "." for one, label in zip(text, coded.labels, strict=True))
 
     assert shown("plain", f"what {IMAGE}?", "red") == ("@red\n", ".red\n")
-    assert shown("plain", f"{IMAGE}{IMAGE}") == ("@@", "..")
+    assert shown("plain", f"{IMAGE}{IMAGE}") == ("@", ".")
     system = templates._VICUNA_SYSTEM
-    text, learnt = shown("vicuna_v1", f"{IMAGE} a?", f"b{IMAGE}c", "d?", "e")
-    assert text == f"{system} USER: @ a? ASSISTANT: b@c#USER: d? ASSISTANT: e#"
-    assert learnt == "." * len(f"{system} USER: @ a? ASSISTANT:") + " b.c#" + "." * len("USER: d? ASSISTANT:") + " e#"
+    text, learnt = shown("vicuna_v1", f" a {IMAGE}? ", f"b{IMAGE}c", "d?", "e")
+    assert text == f"{system} USER: @\na ? ASSISTANT: @\nbc#USER: d? ASSISTANT: e#"
+    assert (
+        learnt == "." * len(f"{system} USER: @\na ? ASSISTANT:") + " .\nbc#" + "." * len("USER: d? ASSISTANT:") + " e#"
+    )
 
 
 def test_a_prompt_ends_where_the_reply_begins_and_has_no_labels(words: Any) -> None:

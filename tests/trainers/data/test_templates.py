@@ -30,7 +30,7 @@ def words() -> Any:
 
 
 def test_plain(words: Any) -> None:
-    coded = encode("plain", TALK[:2], words)
+    coded = encode("plain", TALK[:2], words, images=1)
     assert coded.input_ids.tolist() == [1, IMAGE_ID, 5]
     assert coded.labels.tolist() == [X, X, 5]
     without = encode("plain", [Turn("user", "what is it ?"), Turn("assistant", "a big circle")], words)
@@ -39,7 +39,7 @@ def test_plain(words: Any) -> None:
 
 
 def test_chat(words: Any) -> None:
-    coded = encode("chat", TALK, words)
+    coded = encode("chat", TALK, words, images=1)
     first = [20, IMAGE_ID, 10, 11, 12, 13, 14, 15, 21], [5, 2]
     second = [20, 10, 12, 16, 15, 21], [16, 12, 4, 8, 17, 2]
     assert coded.input_ids.tolist() == [*first[0], *first[1], *second[0], *second[1]]
@@ -49,7 +49,7 @@ def test_chat(words: Any) -> None:
 @pytest.mark.parametrize("template", ["plain", "vicuna_v1", "chat"])
 def test_a_prompt_is_how_the_same_conversation_begins(words: Any, template: str) -> None:
     """What is asked in evaluation is what was seen in training, up to the reply."""
-    asked, answered = encode(template, [ASKED], words), encode(template, TALK[:2], words)
+    asked, answered = (encode(template, said, words, images=1) for said in ([ASKED], TALK[:2]))
     before = (answered.labels != IGNORE_INDEX).argmax()
     assert asked.input_ids.tolist() == answered.input_ids[:before].tolist()
     assert (asked.labels == IGNORE_INDEX).all()
@@ -84,7 +84,7 @@ def bpe(kind: str) -> Any:
 
 def runs(template: str, tokenizer: Any, turns: list[Turn]) -> list[tuple[bool, str]]:
     """Successive tokens that are learnt, or not, as they are written in the vocabulary."""
-    coded = encode(template, turns, tokenizer)
+    coded = encode(template, turns, tokenizer, images=1)
     assert all(label in (IGNORE_INDEX, token) for token, label in zip(coded.input_ids, coded.labels, strict=True))
     written = [IMAGE if token == IMAGE_ID else tokenizer.convert_ids_to_tokens(int(token)) for token in coded.input_ids]
     marked = zip((coded.labels != IGNORE_INDEX).tolist(), written, strict=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support import tiny
-from trainers.data.manifest import Manifest, read_manifest
+from support import tiny, tiny_samples
+from trainers.data.samples import Samples
 
 
 @pytest.fixture(scope="session")
@@ -20,5 +20,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def manifest(folder: Path) -> Manifest:
-    return read_manifest(tiny.manifest(folder / "data", turns=2))
+def samples(folder: Path) -> Samples:
+    return tiny_samples.samples(tiny.manifest(folder / "data", turns=2), tiny.tokenizer())

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from support.tiny_models import ALL, batcher, parts
-from trainers.data.manifest import Manifest
+from trainers.data.samples import Samples
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
 from trainers.job import Tune
 from trainers.model.loading import build_model
 
 
 @pytest.mark.parametrize("llm", ["llama", "qwen2"])
-def test_a_loss_does_not_depend_on_the_company(folder: Path, manifest: Manifest, llm: str) -> None:
+def test_a_loss_does_not_depend_on_the_company(folder: Path, samples: Samples, llm: str) -> None:
     """Of a batch it is the sum of its samples', with their gradients: padding and text-only samples change nothing."""
     model = build_model(parts(folder, ALL, llm))
     model.tune({part: Tune(mode="full", lr=0.1) for part in ("connector", "llm")}, seed=0)
-    make = batcher(model, manifest)
+    make = batcher(model, samples)
 
     def total(*groups: list[int]) -> tuple[float, list[Tensor]]:
         model.zero_grad()
@@ -39,9 +39,9 @@ def test_a_loss_does_not_depend_on_the_company(folder: Path, manifest: Manifest,
             torch.testing.assert_close(other, gradient, atol=1e-6 * float(gradient.abs().max() + 1), rtol=1e-5)
 
 
-def test_log_probabilities_are_the_loss(folder: Path, manifest: Manifest) -> None:
+def test_log_probabilities_are_the_loss(folder: Path, samples: Samples) -> None:
     model = build_model(parts(folder))
-    batch = batcher(model, manifest).batch([0, 1, 7])
+    batch = batcher(model, samples).batch([0, 1, 7])
     with torch.no_grad():
         values, mask = model.token_log_probs(batch)
         assert -float((values * mask).sum()) == pytest.approx(float(model(batch)), rel=1e-6)
@@ -55,11 +55,11 @@ def test_log_probabilities_are_the_loss(folder: Path, manifest: Manifest) -> Non
                 assert float(found) == pytest.approx(float(whole[row, place, target]), abs=1e-5)
 
 
-def test_text_alone_gives_every_trained_weight_a_gradient(folder: Path, manifest: Manifest) -> None:
+def test_text_alone_gives_every_trained_weight_a_gradient(folder: Path, samples: Samples) -> None:
     """Or the other processes would wait for it for ever."""
     model = build_model(parts(folder))
     model.tune({"vision": Tune(mode="full", lr=0.1), "connector": Tune(mode="full", lr=0.1)}, seed=0)
-    loss = model(batcher(model, manifest).batch([7, 15]))
+    loss = model(batcher(model, samples).batch([7, 15]))
     loss.backward()
     assert loss.item() > 0
     for weight in model.trainable().values():
@@ -67,14 +67,14 @@ def test_text_alone_gives_every_trained_weight_a_gradient(folder: Path, manifest
         assert not weight.grad.any()
 
 
-def test_an_image_is_seen_where_its_mark_stands(folder: Path, manifest: Manifest) -> None:
+def test_an_image_is_seen_where_its_mark_stands(folder: Path, samples: Samples) -> None:
     model = build_model(parts(folder))
-    batch = batcher(model, manifest).batch([1, 7, 2])
+    batch = batcher(model, samples).batch([1, 7, 2])
     with torch.no_grad():
         embedded, words = model._embed(batch), model.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
     marks = batch.input_ids == IMAGE_ID
     assert torch.equal(embedded[~marks], words[~marks])
     for row, sample in ((0, 1), (2, 2)):
-        image = manifest.image(sample)
+        image = samples.image(sample)
         assert image is not None
         torch.testing.assert_close(embedded[row][marks[row]], model.image_tokens([image])[0], atol=1e-5, rtol=1e-5)

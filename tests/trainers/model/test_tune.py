@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.tiny_models import ALL, Mode, batcher, changed, parts, weights_of
-from trainers.data.manifest import Manifest
+from trainers.data.samples import Samples
 from trainers.errors import ConfigError, TrainingError
 from trainers.job import Stage, Tune
 from trainers.model.loading import build_model
@@ -27,7 +27,7 @@ TABLES: list[dict[str, Mode]] = [
 
 
 @pytest.mark.parametrize("table", TABLES, ids=str)
-def test_exactly_what_the_table_says_is_trained(folder: Path, manifest: Manifest, table: dict[str, Mode]) -> None:
+def test_exactly_what_the_table_says_is_trained(folder: Path, samples: Samples, table: dict[str, Mode]) -> None:
     """Others stay as they are, bit for bit; LoRA's change is the same whether it is folded in or not."""
     before = torch.get_rng_state()
     model = build_model(parts(folder, ALL))
@@ -39,7 +39,7 @@ def test_exactly_what_the_table_says_is_trained(folder: Path, manifest: Manifest
         part: rates[part] for part, mode in table.items() if mode != "frozen"
     }
     start = weights_of(model)
-    batch = batcher(model, manifest).batch([0, 1, 7])
+    batch = batcher(model, samples).batch([0, 1, 7])
     optimizer = torch.optim.Adam(groups)
     for _ in range(2):  # LoRA's A has no gradient before its B has moved
         optimizer.zero_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -84,7 +85,10 @@ def python_without_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, com
 def test_launch_raises_what_its_processes_raised(
     jobs: TinyJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = jobs.make(CONNECTOR).model_copy(update={"data": tmp_path / "CrashedError: no\nDataError: such"})
+    job = jobs.make(CONNECTOR)
+    named = shutil.copy(job.data, tmp_path / "CrashedError: no\nDataError: such.json")
+    short = {"data": Path(named), "images": job.data.parent, "stage": job.stage.model_copy(update={"longest": 5})}
+    job = job.model_copy(update=short)
     with pytest.raises(DataError) as expected:
         run_stage(job, tmp_path / "one")
     assert str(job.data) in str(expected.value)

@@ -17,7 +17,6 @@ import torch
 from support import tiny
 from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, weights
 from trainers.data.batch import Batch
-from trainers.data.manifest import read_manifest
 from trainers.errors import CandidateError, DataError
 from trainers.model.loading import METRICS, MODEL, load_model
 from trainers.model.multimodal import MultimodalModel
@@ -91,9 +90,9 @@ def test_the_longest_batch_comes_first(jobs: TinyJobs, tmp_path: Path, monkeypat
     names = seen_batches(monkeypatch, lambda batch, loss: loss)
     run_stage(job, tmp_path / "first")
     lengths = {}
-    manifest = read_manifest(job.data)
+    samples = train.job_samples(job, tmp_path / "first")
     for index in range(21):  # the answer is longer for green than for red
-        lengths[manifest.name(index)] = manifest.lengths[index] + 4 * 4 * manifest.has_image(index)
+        lengths[samples.name(index)] = samples.lengths[index] + 4 * 4 * samples.with_image[index]
     rehearsed, trained = names[0], names[1:]
     assert min(lengths[name] for name in rehearsed) == sorted(lengths.values())[-2]
     assert sorted(name for batch in trained for name in batch) == sorted(list(lengths) * 2)
