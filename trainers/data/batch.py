@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,18 +31,21 @@ class Batch:
     views: tuple[Tensor, ...] = ()
     features: tuple[Tensor, ...] = ()
 
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU copies from by itself; the loader calls it."""
+        return self._each(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
+        return self._each(lambda one: one.to(device, non_blocking=True))
 
-        def move(one: Tensor) -> Tensor:
-            return one.to(device, non_blocking=True)
-
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            input_ids=move(self.input_ids),
-            labels=move(self.labels),
-            attention_mask=move(self.attention_mask),
-            seeds=move(self.seeds),
-            views=tuple(map(move, self.views)),
-            features=tuple(map(move, self.features)),
+            input_ids=change(self.input_ids),
+            labels=change(self.labels),
+            attention_mask=change(self.attention_mask),
+            seeds=change(self.seeds),
+            views=tuple(map(change, self.views)),
+            features=tuple(map(change, self.features)),
         )

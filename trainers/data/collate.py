@@ -101,4 +101,6 @@ def load(batcher: Batcher, plan: list[np.ndarray], workers: int) -> Iterator[Bat
         workers: how many processes make batches ahead; 0 makes each when it is asked for.
     """
     own = torch.Generator()  # the loader draws from it; nothing here is random
-    return iter(DataLoader(_Indexed(batcher, plan), batch_size=None, num_workers=workers, generator=own))
+    pinned = torch.cuda.is_available()  # so that batches are copied while the GPU computes
+    loader = DataLoader(_Indexed(batcher, plan), batch_size=None, num_workers=workers, generator=own, pin_memory=pinned)
+    return iter(loader)

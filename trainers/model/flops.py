@@ -113,19 +113,21 @@ def _counted(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def training_flops(shape: ModelShape, stage: Stage, text_tokens: int) -> float:
+def training_flops(shape: ModelShape, stage: Stage, text_tokens: int, *, recomputed: bool = True) -> float:
     """Operations of one sample, forward and backward.
 
     Args:
         shape: what the model costs.
         stage: which parts are trained, and how.
         text_tokens: of the sample, which has one image too.
+        recomputed: whether activations that are computed again count, as in the hardware's utilisation (HFU); without
+            them it is the model's (MFU).
     """
     trained = {part for part in ("vision", "connector", "llm") if _mode(stage, part) != "frozen"}
     image = 0.0 if stage.cache_features else shape.encode * (3 if "vision" in trained else 1)
     connector = shape.project * (3 if trained & {"connector", "vision"} else 1)
     positions = shape.image_tokens + text_tokens
-    again = 1 if stage.gradient_checkpointing else 0  # forward
+    again = 1 if recomputed and stage.gradient_checkpointing else 0  # forward
     passes = again + (3 if _mode(stage, "llm") == "full" else 2)
     weights = 2 * (shape.matrices * positions + shape.head * text_tokens)
     attention = 2 * shape.layers * shape.width * positions**2  # scores and their sum, half of them masked

@@ -101,9 +101,8 @@ class MultimodalModel(nn.Module):
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, P, V) and targets (B, P) at the P positions where any sample has a supervised token next."""
         positions = (batch.labels[:, 1:] != IGNORE_INDEX).any(0).nonzero().squeeze(1)
-        output = self.llm(
+        output = self.llm(  # without a mask: padding is on the right, where what is causal does not look
             inputs_embeds=self._embed(batch),
-            attention_mask=batch.attention_mask,
             logits_to_keep=positions,
             use_cache=False,
         )

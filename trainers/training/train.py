@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from trainers.checkpoints import commit
 from trainers.checkpoints.work_store import Store, open_store
@@ -42,6 +43,7 @@ from trainers.utils.progress import Reporter, StepCallback, silent
 
 RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
+_TIMEOUT = timedelta(minutes=10)  # for which processes wait for one that does not come to a collective
 _REPORT_EVERY = 10  # steps between lines about speed
 _CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
 
@@ -77,7 +79,8 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
         if first:
             _fetch(job, folder, store)
             job_samples(job, folder, report)  # whoever is waited for in a collective is given up after some minutes
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())  # here all processes meet
+        limit = InitProcessGroupKwargs(timeout=_TIMEOUT)
+        accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[limit])  # here all processes meet
         if not commit.committed(result):  # by those that were waited for
             run = _Run(job, folder, accelerator, store)
             run.resume()
@@ -152,10 +155,15 @@ class _Run:
         self.samples = self.batcher.samples
         self.schedule = Schedule(self.samples.lengths, self.stage.batch, job.seed, self.stage.epochs)
         words = round(self.samples.lengths.mean() / _CHARACTERS)
-        self.flops = training_flops(ModelShape.of(model), self.stage, words)
+        shape = ModelShape.of(model)
+        self.flops = training_flops(shape, self.stage, words, recomputed=False)
+        self.computed = training_flops(shape, self.stage, words)
         if self.checkpoints.sharded:
             groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay)
+        fused = accelerator.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay, fused=fused
+        )
         self.model = model if self.checkpoints.sharded else accelerator.prepare(model)
         self.optimizer = accelerator.prepare(optimizer)
         self.progress = Progress()
@@ -308,6 +316,7 @@ class _Run:
             }
             if self.peak:
                 metrics["mfu"] = flops / (self.peak * self.accelerator.num_processes)
+                metrics["hfu"] = metrics["mfu"] * self.computed / self.flops
         self.metrics_log.write(progress.step, metrics)
 
 

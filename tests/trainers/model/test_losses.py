@@ -78,3 +78,25 @@ def test_an_image_is_seen_where_its_mark_stands(folder: Path, samples: Samples) 
         image = samples.image(sample)
         assert image is not None
         torch.testing.assert_close(embedded[row][marks[row]], model.image_tokens([image])[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("llm", ["llama", "qwen2"])
+def test_padding_needs_no_mask(folder: Path, samples: Samples, llm: str) -> None:
+    """It is on the right, where no token looks: losses and gradients are the same to the bit."""
+    losses, gradients = [], []
+    for masked in (True, False):
+        model = build_model(parts(folder, llm=llm))
+        model.llm.requires_grad_(True)
+        batch = batcher(model, samples).batch([1, 7, 2])
+        assert not batch.attention_mask.all()
+        if masked:
+            original = model.llm.forward
+            model.llm.forward = lambda forward=original, mask=batch.attention_mask, **given: forward(
+                attention_mask=mask, **given
+            )
+        loss = model(batch)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({name: weight.grad for name, weight in model.llm.named_parameters()})
+    assert losses[0] == losses[1]
+    assert all(torch.equal(one, gradients[1][name]) for name, one in gradients[0].items())
