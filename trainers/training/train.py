@@ -25,7 +25,7 @@ from trainers.checkpoints import commit
 from trainers.checkpoints.work_store import Store, open_store
 from trainers.data.batch import Batch
 from trainers.data.collate import Batcher, load
-from trainers.data.feature_cache import FeatureCache
+from trainers.data.feature_cache import FeatureCache, Team
 from trainers.data.sampler import Schedule
 from trainers.data.samples import Samples, read_samples
 from trainers.data.templates import IGNORE_INDEX
@@ -174,11 +174,15 @@ class _Run:
         samples = job_samples(self.job, self.folder)
         if stage.cache_features and self.job.features is not None:
             cache = FeatureCache(self.job.features, model.vision, samples, self.store)
-            with self.accelerator.main_process_first():
-                cache.fill()
+            cache.fill(self._team())
             if self.accelerator.is_main_process:
                 cache.share()
         return Batcher(samples, model.vision, tokens, stage.longest, model.pad_id, cache)
+
+    def _team(self) -> Team:
+        """The processes of this machine."""
+        size = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+        return Team(self.accelerator.local_process_index, size, self.accelerator.wait_for_everyone)
 
     def resume(self) -> None:
         """Take up the last committed checkpoint, if there is one."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 
 from support import tiny
 from support.tiny_samples import batcher, samples, say
-from trainers.data.feature_cache import FeatureCache
+from trainers.data.feature_cache import FeatureCache, Team
 from trainers.data.samples import Samples
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import DataError
@@ -66,3 +69,18 @@ def test_an_image_that_cannot_be_read_leaves_no_features(
     with pytest.raises(DataError, match="sample sample-2: cannot read an image"):
         cache.fill()
     assert not cache.full
+
+
+def test_processes_extract_together_what_one_extracts_alone(
+    tmp_path: Path, original: Samples, vision: VisionRepresentation
+) -> None:
+    together = threading.Barrier(3)
+    caches = [FeatureCache(tmp_path / "together", copy.deepcopy(vision), original) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        teams = [Team(rank, 3, together.wait) for rank in range(3)]
+        list(pool.map(lambda cache, team: cache.fill(team, batch_size=4), caches, teams))
+    alone = FeatureCache(tmp_path / "alone", vision, original)
+    alone.fill(batch_size=4)
+    for part in range(2):
+        assert caches[0].path(part).read_bytes() == alone.path(part).read_bytes()
+    assert len([*(tmp_path / "together").iterdir()]) == 2
