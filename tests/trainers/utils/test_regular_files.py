@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.data.manifest import read_manifest
+from trainers.data.manifest import open_manifest
 from trainers.encoders import load_registry
 from trainers.encoders.images import open_image
 from trainers.errors import AcsearchError, ConfigError
@@ -52,7 +52,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "digest": digest_of,
     "encoders": load_registry,
     "job": read_job,
-    "manifest": read_manifest,
+    "manifest": lambda path: list(open_manifest(path)),
     "image": open_image,
 }
 
@@ -69,7 +69,7 @@ def test_what_reads_files_of_users_refuses_pipes_and_devices(reader: str, tmp_pa
 
 def test_a_parquet_manifest_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AcsearchError, match=NO_FILE):
-        read_manifest(pipe(tmp_path / "pipe.parquet"))
+        list(open_manifest(pipe(tmp_path / "pipe.parquet")))
 
 
 def test_a_folder_has_no_digest(tmp_path: Path) -> None:
