@@ -160,7 +160,7 @@ class StageCheckpoints:
         accelerator.wait_for_everyone()
 
     def finish(
-        self, model: MultimodalModel, inherited: dict[str, torch.Tensor], progress: Progress, samples: int
+        self, model: MultimodalModel, inherited: dict[str, torch.Tensor], progress: Progress, trained_on: dict[str, Any]
     ) -> None:
         """Commit the stage's result, and remove its checkpoints.
 
@@ -168,7 +168,7 @@ class StageCheckpoints:
             model: the trained model.
             inherited: weights of the stage before that were not trained here, by name.
             progress: what the whole stage cost.
-            samples: how many samples were trained on.
+            trained_on: the number of samples, and the names of rows that were left out.
         """
         self.accelerator.wait_for_everyone()
         weights = _gathered(inherited | model.trainable())
@@ -183,7 +183,7 @@ class StageCheckpoints:
                     "labels": self.job.labels,
                 }
                 (folder / MODEL).write_text(json.dumps(about, indent=1))
-                (folder / METRICS).write_text(json.dumps(vars(progress) | {"samples": samples}, indent=1))
+                (folder / METRICS).write_text(json.dumps(vars(progress) | trained_on, indent=1))
                 self._keep_metrics(folder)
             self.store.push(result, keep=0)
             commit.prune(self.folder, keep=0)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,7 +167,7 @@ class _Run:
         )
         self.model = model if self.checkpoints.sharded else accelerator.prepare(model)
         self.optimizer = accelerator.prepare(optimizer)
-        self.progress = Progress()
+        self.progress, self.idle = Progress(), 0  # samples in which nothing is learnt
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
@@ -190,8 +191,10 @@ class _Run:
 
     def finish(self) -> None:
         """Commit the result."""
-        samples = round(self.stage.epochs * len(self.samples))
-        self.checkpoints.finish(self.unwrapped, self.inherited, self.progress, samples)
+        trained_on: dict[str, Any] = {"samples": round(self.stage.epochs * len(self.samples))}
+        if self.samples.dropped:
+            trained_on |= {"dropped": [one.name for one in self.samples.dropped]}
+        self.checkpoints.finish(self.unwrapped, self.inherited, self.progress, trained_on)
         self.accelerator.free_memory()
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -200,7 +203,7 @@ class _Run:
         """Try the batch that needs most memory first, so that what does not fit fails now."""
         characters = _CHARACTERS * self.batcher.image_tokens
         tokens, positions = self.batcher.image_tokens, self.stage.longest
-        idle = self.samples.idle(tokens, positions)
+        idle = self.idle = self.samples.idle(tokens, positions)
         if idle > self.stage.max_dropped * len(self.samples):
             raise DataError(
                 f"{self.job.data}: {idle} of {len(self.samples)} samples have no supervised token within {positions} "
@@ -309,6 +312,8 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         metrics = {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm}
+        if progress.step == 1 and (self.samples.dropped or self.idle):
+            metrics |= {"dropped_samples": len(self.samples.dropped), "samples_without_supervision": self.idle}
         if progress.step % _REPORT_EVERY == 0 or progress.step == self.schedule.steps:
             flops = samples * self.flops / taken
             metrics |= {

@@ -168,3 +168,19 @@ def test_the_global_generators_and_the_terminal_are_left_alone(
     assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
     assert [str(one.message) for one in caught if "trainers" in one.filename or "transformers" in one.filename] == []
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_rows_that_are_left_out_are_named_in_the_result(jobs: TinyJobs, tmp_path: Path) -> None:
+    job = jobs.make(CONNECTOR, on_bad_sample="drop", max_dropped=0.2)
+    rows = json.loads(job.data.read_text())
+    rows[3]["conversations"] = rows[3]["conversations"][:1]  # a question without an answer
+    (job.data.parent / "odd.json").write_text(json.dumps(rows))
+    odd = job.model_copy(update={"data": job.data.parent / "odd.json"})
+    result = run_stage(odd, tmp_path / "stage")
+    metrics = json.loads((result / METRICS).read_text())
+    assert (metrics["samples"], metrics["dropped"]) == (40, ["sample-3"])
+    first = MetricsLog(result / METRICS_LOG).read()[0].metrics
+    assert (first["dropped_samples"], first["samples_without_supervision"]) == (1, 0)
+    with pytest.raises(DataError, match=r"1 of 21 samples can't be trained on: sample sample-3: no supervised token"):
+        run_stage(jobs.make(CONNECTOR).model_copy(update={"data": odd.data}), tmp_path / "strict")
+    assert odd.digest != jobs.make(CONNECTOR).digest
