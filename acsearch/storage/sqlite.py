@@ -176,6 +176,8 @@ def _is_there(file: Path, what: str) -> bool:
         found = file.stat()
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        raise StudyError(f"{what}: {error.strerror}; let its owner give you access, or use another") from error
     except OSError as error:
         raise StudyError(f"{what}: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):

@@ -165,10 +165,10 @@ def conversation(row: dict[str, Any]) -> tuple[tuple[Turn, ...], int]:
         raise DataError(
             f"conversations must be a list of {{from: human or gpt, value}}; problem with {error}"
         ) from error
-    if not turns:
+    asked = turns[1:] if turns and turns[0].role == "assistant" else turns
+    if not asked:
         raise DataError("its conversation is empty")
-    first = 1 if turns[0].role == "assistant" else 0
-    return tuple(turns[first:]), sum(len(turn.text) for turn in turns)
+    return tuple(asked), sum(len(turn.text) for turn in turns)
 
 
 def _turn(said: dict[str, Any]) -> Turn:

@@ -100,7 +100,9 @@ def test_what_others_may_read_can_be_looked_at(folder: Path, line: str) -> None:
 def test_what_others_may_only_read_is_not_worked_on(folder: Path, line: str) -> None:
     give_away(folder / "acsearch-runs", 0o755)
     assert_one_line(
-        run_as_a_user(folder, f"study {line}"), "may not be written by us: make", "s.html: Permission denied"
+        run_as_a_user(folder, f"study {line}"),
+        "may not be written by us: make",
+        "s.html: cannot be written: Permission denied",
     )
 
 
@@ -141,7 +143,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Path) -> Non
     old = (folder / "ours" / "s.html").read_bytes()
     there = sorted(folder.rglob("*"))
     done = run(folder, "study report s --out ours/s.html", "sh", "-c", 'ulimit -f 8; exec "$@"', "sh")
-    assert_one_line(done, "--out ours/s.html: File too large", "ours/s.html: File too large")
+    assert_one_line(done, "ours/s.html: cannot be written: File too large")
     assert (folder / "ours" / "s.html").read_bytes() == old
     assert sorted(folder.rglob("*")) == there
 

@@ -57,14 +57,14 @@ def test_the_database_is_away_while_a_finetune_runs(forked: Forks, database: pos
     """Killed with -9 under two controllers, for longer than leases last."""
     storage = postgres.database(database.url, "away")
     settings = environment(tmp_path, storage, f"sqlite:///{tmp_path}/mlflow.db")
-    log = tmp_path / "log"
-    command = [sys.executable, str(ROOT / "tests/support/slow_controller.py"), "away", "4", "3", str(log)]
+    log, go = tmp_path / "log", tmp_path / "go"
+    command = [sys.executable, str(ROOT / "tests/support/slow_controller.py"), "away", "4", str(go), str(log)]
     errors = [tmp_path / "error-0", tmp_path / "error-1"]
     controllers = []
     for error in errors:
         with error.open("w") as file:
             controllers.append(subprocess.Popen(command, cwd=ROOT, env=settings, stderr=file))
-    while not log.exists():
+    while not log.exists() or len({line.split()[3] for line in log.read_text().splitlines()}) < 2:
         assert all(one.poll() is None for one in controllers)
         time.sleep(0.05)
     database.kill()
@@ -74,6 +74,7 @@ def test_the_database_is_away_while_a_finetune_runs(forked: Forks, database: pos
     database.start()
     with sqlalchemy.create_engine(storage).begin() as connection:  # as after an outage longer than leases last
         connection.execute(sqlalchemy.text("update acsearch_leases set expires = 1 where expires > 0"))
+    go.touch()
     codes = [one.wait(timeout=600) for one in controllers]
     assert codes == [0, 0], "\n".join(error.read_text() for error in errors)
     ended = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("end")]

@@ -82,6 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no picture": (say("<image>\nwhat", "red", image="text.png"), r"cannot read an image from '.*text.png'"),
     "two images": (say("<image>\nwhat", "red") | {"image": ["0.png", "1.png"]}, "must be the name of one file"),
     "empty": ({"id": "bad", "conversations": []}, "its conversation is empty"),
+    "the model alone": ({"id": "bad", "conversations": TWO_QUESTIONS[2:]}, "its conversation is empty"),
     "none": ({"id": "bad"}, "conversations must be a list of {from: human or gpt, value}"),
     "no value": ({"id": "bad", "conversations": [{"from": "human", "value": None}]}, "problem with value None"),
     "who": ({"id": "bad", "conversations": [{"from": "system", "value": "a"}]}, "problem with 'system'"),
