@@ -342,6 +342,11 @@ def content_of(name: str, attributes: dict[str, Any], trials: Iterable[FrozenTri
 
 
 def _trial_content(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial as `TrialContent` has it.
+
+    Optuna reads the state first and the rest after it, so a trial that is being finished may run and have a value.
+    """
+    over = trial.state.is_finished()
     row, pool = trial.params.get(PARAMETER), None
     distribution = trial.distributions.get(PARAMETER)
     if isinstance(distribution, IntDistribution) and distribution.low == 0:
@@ -349,11 +354,11 @@ def _trial_content(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": trial.state.name,
-        "value": trial.value,
+        "value": trial.value if over else None,
         "candidate": None if pool is None else row,  # other kinds of candidates are not ours
         "pool": pool,
         "started": trial.datetime_start,
-        "finished": trial.datetime_complete,
+        "finished": trial.datetime_complete if over else None,
         "attributes": trial.user_attrs,
     }
 

@@ -8,7 +8,9 @@ hold its scores. All times are kept in UTC, those of trials by Optuna, which giv
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -54,6 +56,7 @@ from acsearch.study.validation import check, reading
 from acsearch.tables.table import Table, is_scored, with_scores
 from trainers.errors import ConfigError, first_line
 
+_READS, _PAUSE = 3, 0.1  # of a study that does not fit together; seconds between them
 Part = TypeVar("Part", Table, Prior)
 
 
@@ -199,12 +202,8 @@ class StoredStudy:
             return self._snapshot()
 
     def _snapshot(self) -> Snapshot:
-        about = self._about
-        content, table = self.content(), self.table
-        try:
-            check(content, table)
-        except ValueError as error:
-            raise StudyError(f"study {self.name!r}: damaged: {error}") from error
+        about, table = self._about, self.table
+        content = self._checked(table)
         return Snapshot(
             name=self.name,
             title=about.title,
@@ -219,6 +218,21 @@ class StoredStudy:
             finetunes=tuple(self._record(trial, content) for trial in content.finetunes),
             memory=self._steps,
         )
+
+    def _checked(self, table: Table) -> StudyContent:
+        """All that the storage holds, read again where it does not fit: a server may give parts of two moments."""
+        for _ in range(_READS - 1):
+            with suppress(ValueError):
+                content = self.content()
+                check(content, table)
+                return content
+            time.sleep(_PAUSE)
+        content = self.content()
+        try:
+            check(content, table)
+        except ValueError as error:
+            raise StudyError(f"study {self.name!r}: damaged: {error}") from error
+        return content
 
     def content(self) -> StudyContent:
         """All that the storage holds of the study.

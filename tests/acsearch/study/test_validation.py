@@ -8,13 +8,19 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from optuna.distributions import IntDistribution
+from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
 from acsearch.cli.main import app
 from acsearch.errors import StudyError
+from acsearch.policies.sampler import PARAMETER
+from acsearch.study.schema import StudyContent, content_of
+from acsearch.study.stored import StoredStudy
 from support.bundled_studies import run
 from support.homes import TempHome
 from trainers.errors import AcsearchError
@@ -171,3 +177,37 @@ def test_a_log_that_is_a_pipe_is_not_waited_for(home: TempHome) -> None:
     home.jobs.mkdir()
     os.mkfifo(home.jobs / "log")
     assert json.dumps("job 1 of c")[1:-1] in with_log(home, str(home.jobs / "log"))
+
+
+def test_a_trial_that_is_being_finished_runs() -> None:
+    """Optuna reads the state of trials first, and their values after it: somebody may have told one in between."""
+    running = FrozenTrial(
+        number=0,
+        trial_id=1,
+        state=TrialState.RUNNING,
+        value=0.5,
+        datetime_start=datetime(2026, 1, 1),
+        datetime_complete=datetime(2026, 1, 2),
+        params={PARAMETER: 1},
+        distributions={PARAMETER: IntDistribution(0, 12)},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
+    (found,) = content_of("s", {"budget": 1}, [running]).trials
+    assert (found.state, found.value, found.finished, found.candidate) == ("RUNNING", None, None, 1)
+
+
+def test_what_does_not_fit_is_read_again(home: TempHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = home.study()
+    read, times = StoredStudy.content, list[int]()
+
+    def torn(self: StoredStudy) -> StudyContent:
+        times.append(0)
+        if len(times) < 3:
+            raise ValueError("parts of two moments")
+        return read(self)
+
+    monkeypatch.setattr(StoredStudy, "content", torn)
+    assert len(stored.snapshot().finished) == 2
+    assert len(times) == 3
