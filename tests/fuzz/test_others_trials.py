@@ -14,7 +14,9 @@ import optuna
 import pytest
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from acsearch.config.table_file import load_table
 from acsearch.errors import StudyError
@@ -131,7 +133,8 @@ def touch(study: optuna.Study, draw: Draw) -> None:
     operation = draw(st.sampled_from(OPERATIONS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's, of candidates that there are not
-        with contextlib.suppress(ValueError, TypeError, RuntimeError):  # Optuna refuses it
+        # Optuna refuses it, or stumbles over what was deleted
+        with contextlib.suppress(ValueError, TypeError, RuntimeError, KeyError, SQLAlchemyError, OptunaError):
             operation(study, draw)
 
 
