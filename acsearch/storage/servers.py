@@ -10,9 +10,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import sqlalchemy
-import sqlalchemy.exc
-
 from acsearch.errors import StudyError
 from acsearch.redaction import redact, without_secrets
 from trainers.errors import first_line
@@ -40,6 +37,7 @@ def check_answers(url: str, option: str) -> None:
     Raises:
         StudyError: it cannot be used, or does not answer.
     """
+    import sqlalchemy.exc  # here, because `acsearch --help` must be quick
 
     check_clear(url, option)
 
@@ -66,6 +64,8 @@ def check_clear(url: str, option: str) -> None:
     Raises:
         StudyError: it is not clear which part is which.
     """
+    import sqlalchemy.exc  # here, because `acsearch --help` must be quick
+
     try:
         is_clear = "@" not in (sqlalchemy.make_url(url).host or "")
     except (sqlalchemy.exc.ArgumentError, ValueError):
