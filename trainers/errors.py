@@ -9,6 +9,8 @@ _LONGEST = 1000  # characters of a line
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error of a library says; the name of its class where it says nothing."""
+    if isinstance(error, UnicodeError):  # it says the character, which may be of a password
+        return f"{type(error).__name__}: a character that is not allowed there"
     lines = str(error).strip().splitlines()
     return " ".join(lines[0].split()) if lines else type(error).__name__
 

@@ -16,7 +16,7 @@ ACSEARCH = [  # a command whose doctor gives its checks as long as they take on 
     "-c",
     "import acsearch.doctor.examine as doctor; doctor.LIMIT = 600.0; from acsearch.cli.main import main; main()",
 ]
-VARIABLES = ("ACSEARCH_", "MLFLOW_", "AWS_", "PG")
+VARIABLES = ("ACSEARCH_", "MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_", "PG")  # what says where things are
 
 
 def set_variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:

@@ -193,7 +193,7 @@ def open_address(url: str, **more: Any) -> tuple[Any, str]:
     from fsspec.asyn import AsyncFileSystem
 
     parts = urlsplit(url)
-    if re.search("://.*:.*@", url) or (parts.scheme.startswith("s3") and "@" in parts.netloc):
+    if re.search("://.*:.*@", url) or (parts.scheme.startswith(("s3", "http")) and "@" in parts.netloc):
         raise StoreError("ACSEARCH_WORK: no credentials in the address; give them as AWS_ACCESS_KEY_ID and the like")
     options = {"use_listings_cache": False, "skip_instance_cache": True} | more
     if parts.scheme == "file":

@@ -75,6 +75,7 @@ def test_a_bucket_that_is_not_there(running: s3.Server, tmp_path: Path) -> None:
         ("s4://studies", "ACSEARCH_WORK s4://studies: Protocol not known: s4; for instance s3://bucket/prefix"),
         ("s3://", "ACSEARCH_WORK s3:: names no bucket"),
         ("studies", "ACSEARCH_WORK studies: names no bucket"),
+        ("https://hidden@host/studies", "no credentials in the address"),
         ("s3://key:hidden@studies/mine", "no credentials in the address; give them as AWS_ACCESS_KEY_ID"),
     ],
 )
