@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import torch
 
 from acsearch.config.training import TrainingConfig
 from acsearch.scores.pairs import Pairs
+from trainers.data.samples import Samples, read_samples
+from trainers.data.templates import Tokenizer
 from trainers.encoders import Registry, load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.errors import ConfigError
+from trainers.job import Stage
+from trainers.model.loading import load_tokenizer
 from trainers.representation import Representation
 from trainers.utils.digest import SHORT, digest, digest_of
 from trainers.utils.progress import Reporter, silent
@@ -109,6 +114,37 @@ class StudyAssets:
             progress=lambda done, of: report(f"making data, {done} of {of} images"),
         )
         return folder
+
+    def samples(self, manifest: str, stage: Stage, tokenizer: Tokenizer, folder: Path, report: Reporter) -> Samples:
+        """Samples of a manifest as a stage would train on them; their index is made where there is none yet.
+
+        Args:
+            manifest: relative to the data folder.
+            stage: says how rows are read, and which may be left out.
+            tokenizer: the language model's.
+            folder: where indices are kept.
+            report: is told how far the index is.
+
+        Raises:
+            DataError: there are rows that cannot be trained on.
+        """
+        return read_samples(
+            self.data / manifest,
+            self.data / stage.images if stage.images else None,
+            template=stage.template,
+            tokenizer=tokenizer,
+            folder=folder,
+            drop=stage.max_dropped if stage.on_bad_sample == "drop" else None,
+            report=report,
+        )
+
+    def all_samples(self, folder: Path, report: Reporter) -> Iterator[Samples]:
+        """Samples of both stages, and those that A is measured on, as `samples` gives them."""
+        training, tokenizer = self.training, load_tokenizer(self.llm)
+        self.prepare(report)
+        wanted = {one.data: one for one in (training.align, training.finetune)}
+        for manifest, stage in ({training.alignment.data: training.align} | wanted).items():
+            yield self.samples(manifest, stage, tokenizer, folder, report)
 
     @cached_property
     def pairs(self) -> Pairs:

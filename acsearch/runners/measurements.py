@@ -14,9 +14,9 @@ from acsearch.scores.alignment import alignment_cos, alignment_ll
 from acsearch.scores.correspondence import correspondence as measure_correspondence
 from acsearch.scores.pck import CorrespondenceResult
 from acsearch.scores.stage1 import caption_batches, choose, images
-from trainers.data.samples import read_samples
 from trainers.model.loading import load_model
 from trainers.representation import Representation
+from trainers.utils.progress import silent
 
 
 def save_maps(assets: StudyAssets, representation: Representation, path: Path) -> None:
@@ -69,14 +69,7 @@ def alignment(assets: StudyAssets, connector: Path, references: Sequence[Path], 
     """
     asked, stage = assets.training.alignment, assets.training.align
     model = load_model(connector, assets.device)
-    samples = read_samples(
-        assets.data / asked.data,
-        assets.data / stage.images if stage.images else None,
-        template=stage.template,
-        tokenizer=model.tokenizer,
-        folder=index,
-        drop=stage.max_dropped if stage.on_bad_sample == "drop" else None,
-    )
+    samples = assets.samples(asked.data, stage, model.tokenizer, index, silent)
     chosen = choose(samples, asked.samples, assets.training.seed)
     if asked.definition == "A_cos":
         others = [load_model(path, assets.device) for path in references]
