@@ -10,7 +10,6 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 
 from trainers.connectors.base import Connector
 from trainers.data.batch import Batch
-from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Tokenizer, Turn, encode
-from trainers.encoders.images import content_seed
+from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Tokenizer
 from trainers.encoders.joined import VisionRepresentation, join
 from trainers.errors import ConfigError, TrainingError
 from trainers.job import Tune
+from trainers.model import generation
 from trainers.model.fsdp import assign
 
 PARTS = ("vision", "connector", "llm")
@@ -102,14 +101,14 @@ class MultimodalModel(nn.Module):
         """Logits (B, P, V) and targets (B, P) at the P positions where any sample has a supervised token next."""
         positions = (batch.labels[:, 1:] != IGNORE_INDEX).any(0).nonzero().squeeze(1)
         output = self.llm(  # without a mask: padding is on the right, where what is causal does not look
-            inputs_embeds=self._embed(batch),
+            inputs_embeds=self.embed(batch),
             logits_to_keep=positions,
             use_cache=False,
         )
         return output.logits, batch.labels[:, positions + 1]
 
-    def _embed(self, batch: Batch) -> Tensor:
-        """(B, T, llm width)"""
+    def embed(self, batch: Batch) -> Tensor:
+        """What the language model reads of a batch: (B, T, llm width)."""
         text_embeds: Tensor = self.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
         if not len(batch.seeds) or self._vision_tuned:
             # Processes wait for each other's gradients, in the order of the graph: text alone must have the same.
@@ -132,11 +131,10 @@ class MultimodalModel(nn.Module):
     @torch.inference_mode()
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """The tokens that the language model sees of images: (n, tokens, llm width)."""
-        return self._project(self._batch([[]] * len(images), images))
+        return self._project(generation.prompt_batch(self, [[]] * len(images), images))
 
     # -- generation ----------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def generate(
         self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 64
     ) -> list[str]:
@@ -153,57 +151,7 @@ class MultimodalModel(nn.Module):
         Raises:
             TrainingError: a prompt has another number of `<image>` than images.
         """
-        from transformers import GenerationConfig
-
-        input_ids = [self._prompt(prompt, image is not None) for prompt, image in zip(prompts, images, strict=True)]
-        answers = [""] * len(prompts)
-        greedy = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self.pad_id, eos_token_id=self._ends or None
-        )
-        self.eval()
-        for rows in _equal_lengths(input_ids, batch_size):
-            batch = self._batch([input_ids[row] for row in rows], [images[row] for row in rows])
-            new = self.llm.generate(
-                inputs_embeds=self._embed(batch), attention_mask=batch.attention_mask, generation_config=greedy
-            )
-            texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-            for row, text in zip(rows, texts, strict=True):
-                answers[row] = text.strip()
-        return answers
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        """Tokens that end a reply: the tokenizer's, the language model's own, and the template's where it has one."""
-        reply = encode(self.template, [Turn("user", "a"), Turn("assistant", "a")], self.tokenizer).labels.tolist()
-        closing = [token for token in reply if token in self.tokenizer.all_special_ids]
-        own = self.llm.generation_config.eos_token_id
-        ends = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *closing[-1:]]
-        return sorted({end for end in ends if end is not None})
-
-    def _prompt(self, prompt: str, with_image: bool) -> list[int]:
-        """Its token ids, as many of them IMAGE_ID as the image has tokens."""
-        text = f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
-        input_ids: list[int] = encode(
-            self.template, [Turn("user", text)], self.tokenizer, images=int(with_image)
-        ).input_ids.tolist()
-        if input_ids.count(IMAGE_ID) != int(with_image):
-            found, expected = input_ids.count(IMAGE_ID), int(with_image)
-            raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {text[:80]!r}")
-        return [one for i in input_ids for one in [i] * (self.connector.tokens if i == IMAGE_ID else 1)]
-
-    def _batch(self, input_ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]) -> Batch:
-        """Prompts of one length with their images."""
-        own = torch.tensor(input_ids, dtype=torch.long)
-        shown = [image for image in images if image is not None]
-        views = zip(*(self.vision.views(image) for image in shown), strict=True)
-        return Batch(
-            names=(),
-            input_ids=own,
-            labels=torch.full_like(own, IGNORE_INDEX),
-            attention_mask=torch.ones_like(own),
-            seeds=torch.tensor([content_seed(image) for image in shown], dtype=torch.long),
-            views=tuple(torch.stack(part) for part in views),
-        ).to(self.device)
+        return generation.generate(self, images, prompts, max_new_tokens, batch_size)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -296,13 +244,3 @@ def without_future_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def _equal_lengths(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Rows of equal length, at most `batch_size` together."""
-    groups: dict[int, list[int]] = {}
-    for row, one in enumerate(ids):
-        groups.setdefault(len(one), []).append(row)
-    for _, rows in sorted(groups.items()):
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size]

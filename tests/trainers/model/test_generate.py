@@ -14,6 +14,7 @@ import torch
 from support import tiny
 from support.tiny_models import ALL, parts
 from trainers.errors import TrainingError
+from trainers.model.generation import ends, prompt_batch, prompt_ids
 from trainers.model.loading import build_model
 from trainers.model.multimodal import MultimodalModel
 
@@ -67,12 +68,12 @@ def test_answers_are_greedy(folder: Path, llm: str, questions: Any) -> None:
     images, prompts = questions
     ended = 0
     for image, prompt, answer in zip(images, prompts, model.generate(images, prompts, 12), strict=True):
-        ids = model._prompt(prompt, image is not None)
+        ids = prompt_ids(model, prompt, image is not None)
         said: list[int] = []
         while len(said) < 12 and said[-1:] != [2]:
-            batch = model._batch([ids + said], [image])
+            batch = prompt_batch(model, [ids + said], [image])
             with torch.no_grad():
-                logits = model.llm(inputs_embeds=model._embed(batch), attention_mask=batch.attention_mask).logits
+                logits = model.llm(inputs_embeds=model.embed(batch), attention_mask=batch.attention_mask).logits
             said.append(int(logits[0, -1].argmax()))
         ended += said[-1] == 2
         assert model.tokenizer.decode(said, skip_special_tokens=True).strip() == answer
@@ -96,19 +97,19 @@ def test_how_a_language_model_was_sampled_by_its_makers_does_not_matter(folder: 
 def test_the_templates_own_end_ends_a_reply(folder: Path) -> None:
     """A base model's tokenizer may have one end of text, and its chat template another."""
     model = build_model(parts(folder))
-    assert model._ends == [2]
+    assert ends(model) == [2]
     ended = build_model(parts(folder))
     ended.tokenizer.add_special_tokens({"additional_special_tokens": ["small"]})
     ended.tokenizer.chat_template = tiny.CHAT.replace("</s>", " small ")
-    assert ended._ends == [2, ended.tokenizer.convert_tokens_to_ids("small")]
+    assert ends(ended) == [2, ended.tokenizer.convert_tokens_to_ids("small")]
     plain = build_model(parts(folder, template="plain"))
-    assert plain._ends == [2]
+    assert ends(plain) == [2]
 
 
 def test_a_prompt_has_as_many_images_as_it_shows(folder: Path) -> None:
     model = build_model(parts(folder))
     image = tiny.picture("red", 0)
     assert model.generate([image], ["<image>\nwhat is it ?"], 4) == model.generate([image], ["what is it ?"], 4)
-    assert model._prompt("<image> what", with_image=False) == model._prompt("unknown what", with_image=False)
+    assert prompt_ids(model, "<image> what", False) == prompt_ids(model, "unknown what", False)
     with pytest.raises(TrainingError, match="a prompt with 2 <image> for 1 image"):
         model.generate([image], ["<image> <image> what"], 4)

@@ -1,0 +1,97 @@
+"""Ask a model: greedy answers to prompts, each about its image if it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from trainers.data.batch import Batch
+from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Turn, encode
+from trainers.encoders.images import content_seed
+from trainers.errors import TrainingError
+
+if TYPE_CHECKING:
+    from trainers.model.multimodal import MultimodalModel
+
+
+@torch.inference_mode()
+def generate(
+    model: MultimodalModel,
+    images: Sequence[Image.Image | None],
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    """See `MultimodalModel.generate`."""
+    from transformers import GenerationConfig
+
+    input_ids = [prompt_ids(model, prompt, image is not None) for prompt, image in zip(prompts, images, strict=True)]
+    answers = [""] * len(prompts)
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=model.pad_id, eos_token_id=ends(model) or None
+    )
+    model.eval()
+    for rows in _equal_lengths(input_ids, batch_size):
+        batch = prompt_batch(model, [input_ids[row] for row in rows], [images[row] for row in rows])
+        new = model.llm.generate(
+            inputs_embeds=model.embed(batch), attention_mask=batch.attention_mask, generation_config=greedy
+        )
+        texts = model.tokenizer.batch_decode(new, skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            answers[row] = text.strip()
+    return answers
+
+
+def ends(model: MultimodalModel) -> list[int]:
+    """Tokens that end a reply: the tokenizer's, the language model's own, and the template's where it has one."""
+    reply = encode(model.template, [Turn("user", "a"), Turn("assistant", "a")], model.tokenizer).labels.tolist()
+    closing = [token for token in reply if token in model.tokenizer.all_special_ids]
+    own = model.llm.generation_config.eos_token_id
+    found = [model.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *closing[-1:]]
+    return sorted({end for end in found if end is not None})
+
+
+def prompt_ids(model: MultimodalModel, prompt: str, with_image: bool) -> list[int]:
+    """The token ids of a prompt, as many of them IMAGE_ID as the image has tokens.
+
+    Raises:
+        TrainingError: the prompt has another number of `<image>` than images.
+    """
+    text = f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
+    input_ids: list[int] = encode(
+        model.template, [Turn("user", text)], model.tokenizer, images=int(with_image)
+    ).input_ids.tolist()
+    if input_ids.count(IMAGE_ID) != int(with_image):
+        found, expected = input_ids.count(IMAGE_ID), int(with_image)
+        raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {text[:80]!r}")
+    return [one for i in input_ids for one in [i] * (model.connector.tokens if i == IMAGE_ID else 1)]
+
+
+def prompt_batch(
+    model: MultimodalModel, input_ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]
+) -> Batch:
+    """Prompts of one length with their images."""
+    own = torch.tensor(input_ids, dtype=torch.long)
+    shown = [image for image in images if image is not None]
+    views = zip(*(model.vision.views(image) for image in shown), strict=True)
+    return Batch(
+        names=(),
+        input_ids=own,
+        labels=torch.full_like(own, IGNORE_INDEX),
+        attention_mask=torch.ones_like(own),
+        seeds=torch.tensor([content_seed(image) for image in shown], dtype=torch.long),
+        views=tuple(torch.stack(part) for part in views),
+    ).to(model.device)
+
+
+def _equal_lengths(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Rows of equal length, at most `batch_size` together."""
+    groups: dict[int, list[int]] = {}
+    for row, one in enumerate(ids):
+        groups.setdefault(len(one), []).append(row)
+    for _, rows in sorted(groups.items()):
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]
