@@ -47,7 +47,7 @@ def main() -> None:
 
     An `AcsearchError` is printed as one line and gives exit code 1, and so is a failure of a disk or a database; with
     `--debug` the traceback is shown. Work that stopped because it was asked to gives exit code 75; see
-    `trainers.training.preemption`.
+    `trainers.ranks.preemption`.
     """
     guard()
     try:

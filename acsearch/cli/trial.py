@@ -49,7 +49,7 @@ def score(
 @contextmanager
 def _study(home: Home, name: str) -> Iterator[Study]:
     """The study, to be worked on, with signals listened to."""
-    from trainers.training import preemption
+    from trainers.ranks import preemption
 
     with preemption.listening():
         from acsearch.runners.registry import make_runner

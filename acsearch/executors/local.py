@@ -13,7 +13,7 @@ from acsearch.storage.home import Home
 from acsearch.study.events import Event, EventCallback
 from acsearch.study.stored import StoredStudy
 from acsearch.study.study import Study
-from trainers.training import preemption
+from trainers.ranks import preemption
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 

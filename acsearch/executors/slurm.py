@@ -19,7 +19,7 @@ from acsearch.config.training import SlurmOptions
 from acsearch.errors import StudyError
 from acsearch.study.attempts import Submission
 from trainers.errors import ConfigError
-from trainers.training.preemption import EXIT_CODE
+from trainers.ranks.preemption import EXIT_CODE
 
 _TIMEOUT = 60  # seconds; a scheduler that is down blocks its clients for nine
 _NEVER = 10**6  # time-outs after which submitit would give up
@@ -45,7 +45,7 @@ class Command:
         import submitit
 
         if self.child is not None:
-            self.child.terminate()  # asks; see trainers.training.preemption
+            self.child.terminate()  # asks; see trainers.ranks.preemption
             os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)  # wait() would hang: __call__ is inside it
         return submitit.helpers.DelayedSubmission(Command(self.arguments))
 

@@ -28,8 +28,8 @@ from evals.runner import evaluate
 from trainers.checkpoints.work_store import Store, open_store
 from trainers.job import Job
 from trainers.model.loading import METRICS, load_model
+from trainers.ranks import preemption
 from trainers.representation import Representation
-from trainers.training import preemption
 from trainers.training.launch import launch
 from trainers.utils.atomic import atomic_write
 

@@ -263,7 +263,7 @@ def test_one_training_on_two_nodes(
         site.cluster.ask("scancel", "--signal=KILL", *site.cluster.ask("squeue", "-h", "-o", "%i").split())
     assert first.returncode
     done = subprocess.run(sbatch, cwd=ROOT, env=site.environment, capture_output=True, text=True)
-    log = tmp_path / "slurm" / "train.log"
+    log = tmp_path / "slurm" / "training.log"
     assert done.returncode == 0, (tmp_path / "out").read_text() + (log.read_text() if log.exists() else "")
     subprocess.run([*shlex.split(command), str(tmp_path / "here")], cwd=ROOT, env=site.environment, check=True)
     one, other = (tmp_path / where / "result" / "weights.safetensors" for where in ("slurm", "here"))

@@ -125,11 +125,11 @@ def _serve(address: str) -> None:
     _set_by_imports.update({name: value for name, value in os.environ.items() if given.get(name) != value})
     import acsearch.study.attempts
     import acsearch.study.study
-    import trainers.training.launch
+    import trainers.ranks.launch
 
     acsearch.study.attempts.PAUSE = timedelta(seconds=1)
     acsearch.study.study.POLL_SECONDS = 0.2
-    trainers.training.launch.POLL_SECONDS = 0.05
+    trainers.ranks.launch.POLL_SECONDS = 0.05
     assert threading.active_count() == 1, "a fork would miss threads"  # Arrow has one of its own, and knows forks
     gc.freeze()
     sys.executable = os.environ["FORKS_PYTHON"]

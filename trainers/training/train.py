@@ -36,7 +36,7 @@ from trainers.model.flops import ModelShape, peak_flops, training_flops
 from trainers.model.fsdp import full_tensor, shard
 from trainers.model.loading import build_model, load_tokenizer, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
-from trainers.training import preemption
+from trainers.ranks import preemption
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.stage_checkpoints import Progress, StageCheckpoints
 from trainers.utils.locks import Locks
@@ -67,7 +67,7 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
         DataError: samples cannot be trained on.
         CandidateError: the loss is not finite, or memory does not suffice.
         TrainingError: a checkpoint is another job's, or cannot be used.
-        PreemptedError: this process was asked to stop; see `trainers.training.preemption`.
+        PreemptedError: this process was asked to stop; see `trainers.ranks.preemption`.
         StoreError: the work store cannot be used.
     """
     result, store, first = folder / RESULT, open_store(job.store, report), os.environ.get("RANK", "0") == "0"
@@ -91,7 +91,7 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
     return result
 
 
-def prepare(job: Job, folder: Path, report: Reporter = silent) -> None:
+def prepare(job: Job, folder: Path, report: Reporter = silent) -> bool:
     """Do what takes long before processes are started that would wait for each other.
 
     Downloads what the store has of the stage, and makes the index of its samples.
@@ -101,14 +101,18 @@ def prepare(job: Job, folder: Path, report: Reporter = silent) -> None:
         folder: where its checkpoints and its result are.
         report: is called with what is waited for.
 
+    Returns:
+        Whether the stage's result is here, and nothing is left to do.
+
     Raises:
         DataError: samples cannot be trained on.
         StoreError: the work store cannot be used.
     """
     with Locks(folder).exclusive("lock"):
-        _fetch(job, folder, open_store(job.store, report))
-    if not commit.committed(folder / RESULT):
+        there = _fetch(job, folder, open_store(job.store, report))
+    if not there:
         job_samples(job, folder, report)
+    return there
 
 
 def job_samples(job: Job, folder: Path, report: Reporter = silent) -> Samples:
@@ -125,12 +129,14 @@ def job_samples(job: Job, folder: Path, report: Reporter = silent) -> Samples:
     )
 
 
-def _fetch(job: Job, folder: Path, store: Store) -> None:
-    """The stage's result; else its last checkpoint, and the result that it starts from."""
-    if not commit.committed(folder / RESULT) and not store.pull(folder / RESULT):
+def _fetch(job: Job, folder: Path, store: Store) -> bool:
+    """The stage's result; else its last checkpoint, and the result that it starts from. Returns whether it is there."""
+    there = commit.committed(folder / RESULT) or store.pull(folder / RESULT)
+    if not there:
         store.pull_latest(folder)
         if job.start is not None and not (job.start / commit.MANIFEST).exists():
             store.result(job.start.parent)
+    return there
 
 
 class _Run:

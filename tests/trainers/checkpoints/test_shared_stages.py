@@ -156,4 +156,4 @@ def test_processes_of_their_own_share_their_stage(running: s3.Server, world: Pat
     assert {key.split("/")[2] for key in there} == {RESULT}
     elsewhere, other = on_machine(small_job(world, epochs=1.0), tmp_path / "there", address(tmp_path))
     assert contents(launch(elsewhere, other, 2, fail_if_trained)) == contents(result)
-    assert not (other / "train.log").exists()
+    assert not (other / "training.log").exists()

@@ -16,8 +16,8 @@ from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close,
 from trainers.checkpoints import commit
 from trainers.errors import CrashedError, DataError
 from trainers.model.loading import MODEL
-from trainers.training import launch as launching
-from trainers.training.error_file import read_error, write_error
+from trainers.ranks import launch as launching
+from trainers.ranks.error_file import read_error, write_error
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, RESULT, run_stage
@@ -70,7 +70,7 @@ def test_launch_says_why_it_failed(
     python.write_text(f"#!/bin/sh\necho first\necho {said} >&2\necho rank 1 ended\nexit 3\n")
     python.chmod(0o755)
     monkeypatch.setattr(launching.sys, "executable", str(python))
-    with pytest.raises(error, match=r"in 2 processes failed: .*no such data \(see .*train.log\)$"):
+    with pytest.raises(error, match=r"in 2 processes failed: .*no such data \(see .*training.log\)$"):
         launch(jobs.make(CONNECTOR), tmp_path / "stage", 2)
 
 
@@ -95,7 +95,7 @@ def test_launch_raises_what_its_processes_raised(
     python_without_torchrun(tmp_path, monkeypatch, f'cd {ROOT} && exec {sys.executable} "$@"')
     with pytest.raises(DataError) as caught:
         launch(job, tmp_path / "two", 2)
-    log = tmp_path / "two" / "train.log"
+    log = tmp_path / "two" / "training.log"
     assert str(caught.value) == f"training in 2 processes failed: {expected.value} (see {log})"
 
 
@@ -109,5 +109,5 @@ def test_a_killed_process_is_a_crash_whatever_failed_before(
     assert str(read_error(stage)) == "before"  # the first one stays
     assert [path.name for path in stage.iterdir()] == ["error.json"]
     python_without_torchrun(tmp_path, monkeypatch, "echo at work; kill -9 $$")
-    with pytest.raises(CrashedError, match=r"^training in 2 processes failed: at work \(see .*train.log\)$"):
+    with pytest.raises(CrashedError, match=r"^training in 2 processes failed: at work \(see .*training.log\)$"):
         launch(jobs.make(CONNECTOR), stage, 2)

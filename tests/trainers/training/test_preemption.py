@@ -16,8 +16,8 @@ from support import ROOT
 from support.training_jobs import BOTH, LORA, TinyJobs, weights
 from trainers.checkpoints import commit
 from trainers.errors import PreemptedError
-from trainers.training import launch as launching
-from trainers.training import preemption
+from trainers.ranks import launch as launching
+from trainers.ranks import preemption
 from trainers.training.launch import launch
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.train import METRICS_LOG, run_stage

@@ -1,4 +1,4 @@
-"""The error that ended a training process, as a file of its stage's folder: from there `launch` raises it again."""
+"""The error that ended a rank, as a file of its task's folder: from there `launch_ranks` raises it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = "error.json"
 
 
 def write_error(folder: Path, error: AcsearchError) -> None:
-    """Leave an error in a stage's folder. Of several processes that fail, the first one's error stays."""
+    """Leave an error in a task's folder. Of several processes that fail, the first one's error stays."""
     fresh = folder / f".{_FILE}.{socket.gethostname()}.{os.getpid()}"
     with suppress(OSError):  # the process prints the error too
         fresh.write_text(json.dumps({"type": type(error).__name__, "message": str(error)}), encoding="utf-8")
@@ -25,7 +25,7 @@ def write_error(folder: Path, error: AcsearchError) -> None:
 
 
 def read_error(folder: Path) -> AcsearchError | None:
-    """The error that a process left in a stage's folder; None where there is none."""
+    """The error that a rank left in a task's folder; None where there is none."""
     try:
         found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         kind = error_type(found["type"])
@@ -35,7 +35,7 @@ def read_error(folder: Path) -> AcsearchError | None:
 
 
 def remove_error(folder: Path) -> None:
-    """Forget the error of processes that ran in a stage's folder before."""
+    """Forget the error of processes that ran in a task's folder before."""
     (folder / _FILE).unlink(missing_ok=True)
 
 
