@@ -25,6 +25,7 @@ from trainers.errors import ConfigError, TrainingError
 from trainers.job import Tune
 from trainers.model import generation
 from trainers.model.fsdp import assign
+from trainers.model.loss import plain_head, summed_loss, supervised_logits
 
 PARTS = ("vision", "connector", "llm")
 
@@ -46,6 +47,7 @@ class MultimodalModel(nn.Module):
         super().__init__()
         self.vision, self.connector, self.llm = vision, connector, llm
         self.tokenizer, self.template = tokenizer, template
+        self._plain = plain_head(llm)
         self.vision.requires_grad_(False)
         self.llm.requires_grad_(False)
         self._adapted: dict[str, list[str]] = {}  # layers that LoRA adapts, by part
@@ -78,10 +80,7 @@ class MultimodalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the cross-entropies of all supervised tokens, to be divided by their number over all processes."""
-        logits, targets = self._predict(batch)
-        return functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-        )
+        return summed_loss(self.llm, batch.labels, self._plain, inputs_embeds=self.embed(batch))
 
     def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The log-likelihood of every supervised token.
@@ -90,22 +89,14 @@ class MultimodalModel(nn.Module):
             (B, P) float log-likelihoods at the P positions where any sample has a supervised token, and (B, P) bool:
             whether the sample has one there.
         """
-        logits, targets = self._predict(batch)
-        mask = targets != IGNORE_INDEX
-        losses = functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none"
-        )
-        return -losses, mask
-
-    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, V) and targets (B, P) at the P positions where any sample has a supervised token next."""
-        positions = (batch.labels[:, 1:] != IGNORE_INDEX).any(0).nonzero().squeeze(1)
-        output = self.llm(  # without a mask: padding is on the right, where what is causal does not look
-            inputs_embeds=self.embed(batch),
-            logits_to_keep=positions,
-            use_cache=False,
-        )
-        return output.logits, batch.labels[:, positions + 1]
+        following = batch.labels[:, 1:]
+        positions = (following != IGNORE_INDEX).any(0)
+        mask = following[:, positions] != IGNORE_INDEX
+        # without a mask of attention: padding is on the right, where what is causal does not look
+        logits, targets = supervised_logits(self.llm, batch.labels, inputs_embeds=self.embed(batch))
+        values = torch.zeros(mask.shape, device=logits.device)
+        values[mask] = -functional.cross_entropy(logits.float(), targets, reduction="none")
+        return values, mask
 
     def embed(self, batch: Batch) -> Tensor:
         """What the language model reads of a batch: (B, T, llm width)."""
