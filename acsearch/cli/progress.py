@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from rich.status import Status
 
 from acsearch.cli.screen import Screen, bold, dim, red
 from acsearch.cli.screen import text as plain
@@ -27,13 +26,21 @@ from acsearch.study.events import (
 from acsearch.study.snapshot import Snapshot
 from acsearch.study.stored import StoredStudy
 from acsearch.tables.table import Table
+from trainers.utils.progress import Heartbeat, Reporter
 
 console = Screen()
+_log = Screen(stderr=True)  # so that JSON on the standard output stays JSON
 
 
-def waiting(what: str) -> Status:
-    """A spinner while something takes its time."""
-    return console.status(plain(what))  # of a plain string it would read markup
+@contextmanager
+def waiting(what: str, log: Screen = _log) -> Iterator[Reporter]:
+    """A spinner while something takes its time; where no terminal is, a line every 30 seconds in a log."""
+    if not console.is_terminal:
+        with Heartbeat(lambda line: log.say(dim(f"  {line}")), what) as heartbeat:
+            yield heartbeat.update
+        return
+    with console.status(plain(what)) as spinner:  # of a plain string it would read markup
+        yield lambda text: spinner.update(plain(text))
 
 
 @contextmanager
@@ -49,10 +56,7 @@ def follow(study: StoredStudy) -> Iterator[EventCallback]:
     if before.finished:
         console.say(f"{len(before.finished)} of {before.budget} finetunes are done already.")
     doing, scored = "", int(np.isfinite(before.table.alignment[:, 0]).sum())
-    with waiting("starting") as spinner:
-
-        def busy(text: str) -> None:
-            spinner.update(plain(text))
+    with waiting("starting", console) as busy:
 
         def show(event: Event) -> None:
             nonlocal doing, scored

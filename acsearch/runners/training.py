@@ -32,6 +32,7 @@ from trainers.ranks import preemption
 from trainers.representation import Representation
 from trainers.training.launch import launch
 from trainers.utils.atomic import atomic_write
+from trainers.utils.progress import StepLine
 
 
 class TrainingRunner:
@@ -109,9 +110,11 @@ class _Steps:
     def _train(self, job: Job, what: str) -> Path:
         """The committed result of a stage."""
 
+        line = StepLine(what)
+
         def on_step(step: int, steps: int, loss: float) -> None:
             self._progress.heartbeat()
-            self._progress.report(f"{what}, step {step} of {steps}, loss {loss:.2f}")
+            self._progress.report(line(step, steps, loss))
 
         processes = self._training.processes
         result = launch(job, self._folder.stage(job), processes, on_step, self._progress.report)
