@@ -81,6 +81,8 @@ class Stage(StrictModel):
         epochs: how often every sample is trained on; a fraction is allowed.
         batch: samples of an optimizer step, over all processes.
         micro_batch: samples that a process takes at a time.
+        pack: whether samples follow each other in one row in place of padding, each seeing itself alone.
+        tokens_per_pack: the most positions of such a row; micro_batch * longest where it is not given.
         longest: positions after which a sample is cut.
         on_bad_sample: what becomes of a row that cannot be trained on: error refuses the data, drop leaves the row out.
         max_dropped: the largest share of rows that may be left out, or be cut before anything is learnt from them.
@@ -103,6 +105,8 @@ class Stage(StrictModel):
     epochs: float = Field(default=1.0, ge=1e-6, le=1e6)
     batch: Count
     micro_batch: Count
+    pack: bool = Field(default=False, exclude_if=lambda value: value is False)
+    tokens_per_pack: Count | None = Field(default=None, exclude_if=lambda value: value is None)
     longest: int = Field(default=2048, ge=2, le=10**8)
     on_bad_sample: Literal["error", "drop"] = Field(default="error", exclude_if=lambda value: value == "error")
     max_dropped: float = Field(default=0.01, ge=0, lt=1, exclude_if=lambda value: value == 0.01)
@@ -126,6 +130,8 @@ class Stage(StrictModel):
             raise ValueError("train: every part is frozen; give at least the connector mode full and an lr")
         if idle := [part for part, tune in trained.items() if tune.lr == 0]:
             raise ValueError(f"train: {idle[0]} has lr 0 and would learn nothing; give it an lr, or mode frozen")
+        if self.tokens_per_pack is not None and not (self.pack and self.tokens_per_pack >= self.longest):
+            raise ValueError("tokens_per_pack: needs pack: true, and room for a sample of the longest kind (longest)")
         if self.cache_features and "vision" in trained:
             raise ValueError("cache_features: only features of frozen encoders can be cached, and vision is trained")
         return self
@@ -181,6 +187,8 @@ class Job(StrictModel):
             "gradient_checkpointing",
             "shard",
             "micro_batch",
+            "pack",
+            "tokens_per_pack",
             "cache_features",
             "workers",
             "expect",

@@ -21,6 +21,7 @@ class Batch:
         seeds: (n,) the content seeds of the images.
         views: (n, 3, size, size) uint8 of each encoder; empty where there are features.
         features: (n, height, width, channels) of each encoder, from a cache.
+        position_ids: (B, T) a token's place in its own sample, where rows hold several; None where they hold one each.
     """
 
     names: tuple[str, ...]
@@ -30,6 +31,7 @@ class Batch:
     seeds: Tensor
     views: tuple[Tensor, ...] = ()
     features: tuple[Tensor, ...] = ()
+    position_ids: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """The same batch in memory that a GPU copies from by itself; the loader calls it."""
@@ -48,4 +50,5 @@ class Batch:
             seeds=change(self.seeds),
             views=tuple(map(change, self.views)),
             features=tuple(map(change, self.features)),
+            position_ids=None if self.position_ids is None else change(self.position_ids),
         )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainers.data.batch import Batch
 from trainers.data.feature_cache import FeatureCache
+from trainers.data.packing import MakesBatches
 from trainers.data.samples import Samples
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
 from trainers.encoders.images import content_seed
@@ -82,7 +83,7 @@ def _expand(input_ids: np.ndarray, labels: np.ndarray, image_tokens: int) -> tup
 class _Indexed(Dataset[Batch]):
     """Batches by number, so that loader processes can make them."""
 
-    def __init__(self, batcher: Batcher, plan: list[np.ndarray]) -> None:
+    def __init__(self, batcher: MakesBatches, plan: list[np.ndarray]) -> None:
         self.batcher, self.plan = batcher, plan
 
     def __len__(self) -> int:
@@ -92,7 +93,7 @@ class _Indexed(Dataset[Batch]):
         return self.batcher.batch(self.plan[index].tolist())
 
 
-def load(batcher: Batcher, plan: list[np.ndarray], workers: int) -> Iterator[Batch]:
+def load(batcher: MakesBatches, plan: list[np.ndarray], workers: int) -> Iterator[Batch]:
     """Make the batches of a plan, in its order.
 
     Args:

@@ -4,14 +4,19 @@ Every candidate sees the same samples in the same optimizer steps, whatever its 
 number of processes or of loader workers. A position is a count of global samples, so a run may be taken up with another
 number of processes.
 
-    order    0 1 2 3 | 4 5 6 7 | ...     global batches of 4, one optimizer step each
-    rank 0   0   2     4   6             with 2 processes: every second one, so that lengths are balanced
-    rank 1     1   3     5   7
+Which process computes which sample of an optimizer step is a function of the step's samples alone, and of how many
+positions each takes with its images. Every process has the same number of micro-batches:
+
+    order        0 1 2 3 | 4 5 6 7 | ...       global batches of 4, one optimizer step each
+    positions    9 4 8 5                       of the first 4
+    rank 0       0   3                         with 2 processes and micro-batches of one sample: the longest ones
+    rank 1       2   1                         at the same time, then the shorter ones
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -40,9 +45,56 @@ def epoch_order(lengths: np.ndarray, batch: int, seed: int, epoch: int) -> np.nd
     return np.concatenate([*shuffled, order[whole:]])
 
 
+Share = list[list[np.ndarray]]  # for every process its micro-batches, each the indices of its samples
+
+
+class Split(Protocol):
+    """How the samples of an optimizer step are split into micro-batches and processes."""
+
+    def __call__(self, samples: np.ndarray, world: int) -> Share:
+        """The share of each of `world` processes: equally many micro-batches, disjoint and exhaustive together."""
+        ...
+
+    def area(self, samples: np.ndarray) -> int:
+        """Positions that are computed of a micro-batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """Micro-batches of samples that are padded to the longest of them.
+
+    Attributes:
+        positions: (N,) that each sample takes, with its images.
+        micro: samples of a micro-batch.
+    """
+
+    positions: np.ndarray
+    micro: int
+
+    def __call__(self, samples: np.ndarray, world: int) -> Share:
+        ordered = samples[np.argsort(-self.positions[samples], kind="stable")]
+        together = world * self.micro  # samples that are computed at the same time
+        rounds = [ordered[i : i + together] for i in range(0, max(len(ordered), 1), together)]
+        return [[one[rank::world] for one in rounds] for rank in range(world)]
+
+    def area(self, samples: np.ndarray) -> int:
+        return len(samples) * int(self.positions[samples].max(initial=0))
+
+
+def computed(share: Share, split: Split) -> int:
+    """Positions that processes compute in a step, those included in which they wait for the slowest one.
+
+    Args:
+        share: of every process.
+        split: by which it was made.
+    """
+    return len(share) * sum(max(map(split.area, together)) for together in zip(*share, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Which samples a process trains on.
+    """Which samples are trained on in which step.
 
     Attributes:
         lengths: (N,) of the samples' texts.
@@ -71,32 +123,6 @@ class Schedule:
         """Indices of the samples of one optimizer step: `batch` of them, or fewer at the end of an epoch."""
         epoch, place = divmod(step, self._per_epoch)
         return self._order(epoch)[place * self.batch : (place + 1) * self.batch]
-
-    def micro_batches(self, step: int, rank: int, world: int, micro: int) -> list[np.ndarray]:
-        """A process's part of a step, in micro-batches. Disjoint and exhaustive over ranks.
-
-        Args:
-            step: the optimizer step, counted from 0.
-            rank: the process, counted from 0.
-            world: the number of processes.
-            micro: samples of a micro-batch.
-
-        Returns:
-            Indices of the samples of each micro-batch. Each rank gets the same number of micro-batches, of which some
-            may be empty at the end of an epoch.
-        """
-        whole = self.global_batch(step)
-        mine = whole[rank::world]
-        return [mine[i : i + micro] for i in range(0, int(np.ceil(len(whole) / world)), micro)]
-
-    def longest(self, micro: int, extra: np.ndarray | int = 0) -> np.ndarray:
-        """The micro-batch of the longest samples, which needs most memory.
-
-        Args:
-            micro: samples of a micro-batch.
-            extra: (N,) characters that the samples' images count as.
-        """
-        return np.argsort(-(self.lengths + extra), kind="stable")[:micro]
 
     def _order(self, epoch: int) -> np.ndarray:
         orders: dict[int, np.ndarray] = self.__dict__.setdefault("_orders", {})

@@ -114,6 +114,12 @@ class Samples:
         room = np.where(shown | (image < 0), longest, np.minimum(image, longest))
         return int(np.count_nonzero(reply + (shown & (image < reply)) * (image_tokens - 1) >= room))
 
+    def positions(self, image_tokens: int, longest: int) -> np.ndarray:
+        """(N,) positions that each sample takes with its image, at most."""
+        text: np.ndarray = np.diff(self._array("tokens_at"))
+        positions: np.ndarray = np.minimum(text + self.with_image * (image_tokens - 1), longest)
+        return positions
+
     def tokens(self, index: int, image_tokens: int, longest: int) -> Tokens:
         """A sample as the model sees it, cut where it is too long. An image that does not fit is not shown at all.
 

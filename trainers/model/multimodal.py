@@ -26,6 +26,7 @@ from trainers.job import Tune
 from trainers.model import generation
 from trainers.model.fsdp import assign
 from trainers.model.loss import plain_head, summed_loss, supervised_logits
+from trainers.model.packed_attention import packed_inputs
 
 PARTS = ("vision", "connector", "llm")
 
@@ -80,7 +81,8 @@ class MultimodalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the cross-entropies of all supervised tokens, to be divided by their number over all processes."""
-        return summed_loss(self.llm, batch.labels, self._plain, inputs_embeds=self.embed(batch))
+        inputs = {"inputs_embeds": self.embed(batch)} | packed_inputs(batch.position_ids)
+        return summed_loss(self.llm, batch.labels, self._plain, **inputs)
 
     def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The log-likelihood of every supervised token.

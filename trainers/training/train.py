@@ -27,7 +27,8 @@ from trainers.checkpoints.work_store import Store, open_store
 from trainers.data.batch import Batch
 from trainers.data.collate import Batcher, load
 from trainers.data.feature_cache import FeatureCache, Team
-from trainers.data.sampler import Schedule
+from trainers.data.packing import MakesBatches, Packed, Packer
+from trainers.data.sampler import Padded, Schedule, Split
 from trainers.data.samples import Samples, read_samples
 from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import CandidateError, DataError, PreemptedError
@@ -36,6 +37,7 @@ from trainers.model.flops import ModelShape, peak_flops, training_flops
 from trainers.model.fsdp import full_tensor, shard
 from trainers.model.loading import build_model, load_tokenizer, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
+from trainers.model.packed_attention import prepare_packing
 from trainers.ranks import preemption
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.stage_checkpoints import Progress, StageCheckpoints
@@ -46,7 +48,6 @@ RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
 _TIMEOUT = timedelta(minutes=10)  # for which processes wait for one that does not come to a collective
 _REPORT_EVERY = 10  # steps between lines about speed
-_CHARACTERS = 4  # of text that an image token counts as, where no tokenizer has looked yet
 
 
 def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, report: Reporter = silent) -> Path:
@@ -158,10 +159,17 @@ class _Run:
                 model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.unwrapped: MultimodalModel = model.train()
         self.unwrapped.vision.eval()
-        self.batcher = self._batcher(model)
-        self.samples = self.batcher.samples
+        padded = self._batcher(model)
+        self.samples, self.image_tokens = padded.samples, padded.image_tokens
+        self.batcher: MakesBatches = padded
+        positions = self.samples.positions(self.image_tokens, self.stage.longest)
+        self.split: Split = Padded(positions, self.stage.micro_batch)
+        if self.stage.pack:
+            tokens = self.stage.tokens_per_pack or self.stage.micro_batch * self.stage.longest
+            self.batcher, self.split = Packer(padded), Packed(positions, tokens)
+            prepare_packing(model.llm)
         self.schedule = Schedule(self.samples.lengths, self.stage.batch, job.seed, self.stage.epochs)
-        words = round(self.samples.lengths.mean() / _CHARACTERS)
+        words = round(self.samples.text_tokens / len(self.samples))
         shape = ModelShape.of(model)
         self.flops = training_flops(shape, self.stage, words, recomputed=False)
         self.computed = training_flops(shape, self.stage, words)
@@ -207,24 +215,25 @@ class _Run:
 
     def preflight(self) -> None:
         """Try the batch that needs most memory first, so that what does not fit fails now."""
-        characters = _CHARACTERS * self.batcher.image_tokens
-        tokens, positions = self.batcher.image_tokens, self.stage.longest
+        tokens, positions = self.image_tokens, self.stage.longest
         idle = self.idle = self.samples.idle(tokens, positions)
         if idle > self.stage.max_dropped * len(self.samples):
             raise DataError(
                 f"{self.job.data}: {idle} of {len(self.samples)} samples have no supervised token within {positions} "
                 f"positions, of which an image takes {tokens}: raise longest, or max_dropped"
             )
-        longest = self.schedule.longest(self.stage.micro_batch, self.samples.with_image * characters)
+        steps, world = self.schedule.steps, self.accelerator.num_processes
+        shares = (self.split(self.schedule.global_batch(step), world) for step in range(steps))
+        largest = max((one for share in shares for mine in share for one in mine), key=self.split.area)
         with self._dropout(step=0):
-            self._backward(self.batcher.batch(longest.tolist()), 1)
+            self._backward(self.batcher.batch(largest.tolist()), 1)
         self.optimizer.zero_grad()
 
     def train(self, on_step: StepCallback | None) -> None:
         """All optimizer steps that are left."""
         accelerator, steps = self.accelerator, self.schedule.steps
-        rank, world, micro = accelerator.process_index, accelerator.num_processes, self.stage.micro_batch
-        plans = [self.schedule.micro_batches(step, rank, world, micro) for step in range(self.progress.step, steps)]
+        rank, world, left = accelerator.process_index, accelerator.num_processes, range(self.progress.step, steps)
+        plans = [self.split(self.schedule.global_batch(step), world)[rank] for step in left]
         batches = load(self.batcher, [batch for plan in plans for batch in plan], self.stage.workers)
         for plan in plans:
             began = time.perf_counter()

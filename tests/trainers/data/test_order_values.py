@@ -11,7 +11,8 @@ import pytest
 from support import tiny
 from support.records import cannot_be_changed
 from trainers.data import sampler, templates
-from trainers.data.sampler import Schedule, epoch_order
+from trainers.data.packing import Packed
+from trainers.data.sampler import Padded, Schedule, computed, epoch_order
 from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Turn, encode
 
 X = IGNORE_INDEX
@@ -52,16 +53,22 @@ def test_of_equal_lengths_the_order_is_the_drawn_one() -> None:
     assert len(set(positions)) == 16
 
 
-def test_a_process_has_every_world_th_sample_in_micro_batches() -> None:
-    schedule = Schedule(np.arange(10), 7, seed=1)
-    whole = schedule.global_batch(0).tolist()
-    assert len(whole) == 7
-    parts = [[one.tolist() for one in schedule.micro_batches(0, rank, 2, 3)] for rank in (0, 1)]
-    assert parts == [[whole[0:6:2], whole[6:7]], [whole[1:6:2], []]]
-    rest = schedule.global_batch(1).tolist()
-    assert len(rest) == 3
-    parts = [[one.tolist() for one in schedule.micro_batches(1, rank, 4, 1)] for rank in range(4)]
-    assert parts == [[[rest[0]]], [[rest[1]]], [[rest[2]]], [[]]]
+def test_the_longest_samples_of_a_step_are_computed_at_the_same_time() -> None:
+    positions = np.array([9, 4, 8, 5, 7, 7, 1])
+    split = Padded(positions, 2)
+    shares = [[one.tolist() for one in mine] for mine in split(np.array([0, 1, 2, 3, 4, 5, 6]), 2)]
+    assert shares == [[[0, 4], [3, 6]], [[2, 5], [1]]]  # 9, 8, 7, 7 and then 5, 4, 1
+    assert [split.area(np.array(one)) for one in ([0, 4], [3, 6], [])] == [18, 10, 0]
+    assert computed(split(np.arange(7), 2), split) == 2 * (18 + 10)
+    assert [[one.tolist() for one in mine] for mine in split(np.array([3]), 2)] == [[[3]], [[]]]
+
+
+def test_rows_are_filled_evenly_and_not_beyond_their_room() -> None:
+    positions = np.array([9, 4, 8, 5, 7, 7])
+    shares = [[one.tolist() for one in mine] for mine in Packed(positions, 25)(np.arange(6), 2)]
+    assert shares == [[[0, 1, 5]], [[2, 3, 4]]]  # 20 and 20
+    narrow = Packed(positions, 12)(np.arange(6), 2)
+    assert [[int(positions[one].sum()) for one in mine] for mine in narrow] == [[12, 9], [11, 8]]
 
 
 def test_steps_and_epochs_by_hand() -> None:
@@ -89,12 +96,6 @@ def test_an_order_is_made_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None
     for step in (0, 1, 2, 3, 2, 0):
         schedule.global_batch(step)
     assert made == [0, 1, 0]
-
-
-def test_the_longest_with_what_images_count_as() -> None:
-    schedule = Schedule(np.array([5, 9, 1, 9]), 2, seed=0)
-    assert schedule.longest(4).tolist() == [1, 3, 0, 2]
-    assert schedule.longest(2, np.array([3, 0, 9, 1])).tolist() == [2, 3]  # 8, 9, 10, 10: equal ones in their order
 
 
 # -- templates ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from support import ROOT
 from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, exit_codes, start_ranks, stopping
 from trainers.checkpoints import commit
 from trainers.errors import CrashedError, DataError
+from trainers.job import Tune
 from trainers.model.loading import MODEL
 from trainers.ranks import launch as launching
 from trainers.ranks.error_file import read_error, write_error
@@ -34,6 +35,18 @@ def test_two_processes_train_what_one_trains(jobs: TinyJobs, forks: Any, tmp_pat
     for ours, theirs in zip(one, two, strict=True):
         for metric in ("loss", "lr", "grad_norm"):
             assert ours.metrics[metric] == pytest.approx(theirs.metrics[metric], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+def test_packed_in_two_processes_it_trains_what_one_trains_padded(
+    jobs: TinyJobs, forks: Any, tmp_path: Path, shard: bool
+) -> None:
+    """With LoRA and a tuned tower, text alone on one side, and a row without any sample at the end of an epoch."""
+    train = LORA | {"vision": Tune(mode="full", lr=1e-6)}  # Adam makes whole steps of a gradient that is rounding alone
+    packed = jobs.make(train, epochs=1, pack=True, tokens_per_pack=100, shard=shard)
+    assert exit_codes(start_ranks(forks, packed, tmp_path / "two", 2)) == [0, 0]
+    assert_close(run_stage(jobs.make(train, epochs=1), tmp_path / "one"), tmp_path / "two" / RESULT)
 
 
 @pytest.mark.slow

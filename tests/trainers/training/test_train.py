@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from support import tiny
-from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, weights
+from support.training_jobs import BOTH, CONNECTOR, LORA, Interrupted, TinyJobs, assert_close, stopping, weights
 from trainers.data.batch import Batch
 from trainers.errors import CandidateError, DataError
 from trainers.model.loading import METRICS, MODEL, load_model
@@ -89,12 +89,13 @@ def test_the_longest_batch_comes_first(jobs: TinyJobs, tmp_path: Path, monkeypat
     job = jobs.make(BOTH)
     names = seen_batches(monkeypatch, lambda batch, loss: loss)
     run_stage(job, tmp_path / "first")
-    lengths = {}
-    samples = train.job_samples(job, tmp_path / "first")
-    for index in range(21):  # the answer is longer for green than for red
-        lengths[samples.name(index)] = samples.lengths[index] + 4 * 4 * samples.with_image[index]
+    samples, lengths = train.job_samples(job, tmp_path / "first"), {}
+    for index, positions in enumerate(samples.positions(4, 100)):
+        lengths[samples.name(index)] = int(positions)
     rehearsed, trained = names[0], names[1:]
-    assert min(lengths[name] for name in rehearsed) == sorted(lengths.values())[-2]
+    areas = [len(batch) * max(lengths[name] for name in batch) for batch in names]
+    assert areas[0] == max(areas)
+    assert rehearsed in trained
     assert sorted(name for batch in trained for name in batch) == sorted(list(lengths) * 2)
     monkeypatch.setattr(train._Run, "preflight", lambda self: None)
     run_stage(job, tmp_path / "second")
@@ -145,6 +146,21 @@ def test_cached_features_train_the_same_model(jobs: TinyJobs, tmp_path: Path) ->
         job = jobs.make(BOTH, **changes)
         assert job.digest == jobs.make(BOTH).digest
         assert_close(run_stage(job, tmp_path / str(number)), live)
+
+
+@pytest.mark.parametrize("tokens", [None, 120])
+def test_packed_samples_train_the_same_model(jobs: TinyJobs, tmp_path: Path, tokens: int | None) -> None:
+    """Digest and all: how samples are put together is nothing that the result depends on."""
+    padded, packed = jobs.make(BOTH), jobs.make(BOTH, pack=True, tokens_per_pack=tokens)
+    assert packed.digest == padded.digest
+    assert_close(run_stage(padded, tmp_path / "padded"), run_stage(packed, tmp_path / "packed"))
+
+
+def test_packed_and_interrupted_it_is_the_same_to_the_bit(jobs: TinyJobs, tmp_path: Path) -> None:
+    job = jobs.make(BOTH, pack=True)
+    with pytest.raises(Interrupted):
+        run_stage(job, tmp_path / "two", stopping(5))
+    assert weights(run_stage(job, tmp_path / "two")) == weights(run_stage(job, tmp_path / "one"))
 
 
 def test_precision_is_the_stages_whatever_ran_before(jobs: TinyJobs, tmp_path: Path) -> None:
