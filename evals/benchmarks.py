@@ -37,6 +37,7 @@ class Benchmark(StrictModel):
         keep: values by column; only rows with one of them are asked.
         rows: how many consecutive rows are scored together.
         images: what is shown of several images: "one" makes them an error, "first" shows the first.
+        questions: how many there are, for plans; None where that is the data's matter.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -52,6 +53,7 @@ class Benchmark(StrictModel):
     keep: dict[str, tuple[str, ...]] = {}
     rows: int = Field(default=1, ge=1)
     images: Literal["one", "first"] = "one"
+    questions: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _floor_below_ceiling(self) -> Benchmark:

@@ -146,7 +146,8 @@ def _identity(benchmark: Benchmark, fingerprint: str, limit: int | None, data: P
     if data is not None and not data.exists():
         raise EvaluationError(f"{benchmark.name}: its data {data} does not exist")
     definition = hashlib.sha256(benchmark.definition.read_bytes()).hexdigest()
-    described = benchmark.model_dump(mode="json", exclude={"definition", "floor", "ceiling", "higher_is_better"})
+    elsewhere = {"definition", "floor", "ceiling", "higher_is_better", "questions"}
+    described = benchmark.model_dump(mode="json", exclude=elsewhere)
     return {
         "benchmark": described | {"definition": definition},
         "model": fingerprint,

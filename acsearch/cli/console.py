@@ -128,7 +128,7 @@ def plan(plan: Plan) -> None:
         f"weights\n",
     )
     _console.show_table(
-        ["representation", "grid", "tokens", "connector", "stage 1", "stage 2", "memory"],
+        ["representation", "grid", "tokens", "connector", "stage 1", "stage 2", "evaluation", "memory"],
         [
             [
                 one.representation,
@@ -137,6 +137,7 @@ def plan(plan: Plan) -> None:
                 _count(one.weights),
                 _hours(one.align.hours),
                 _hours(one.finetune.hours),
+                _hours(one.evaluation),
                 _size(max(one.align.memory_gb, one.finetune.memory_gb)),
             ]
             for one in plan.candidates
@@ -148,14 +149,15 @@ def plan(plan: Plan) -> None:
         return f", {hours * hardware.gpus:.3g} GPU-hours" if hardware.kind == "GPU" else ""
 
     _console.say(
+        f"\n  index                    {_hours(plan.index)} of one core, once"
         f"\n  score all candidates     {_hours(plan.scoring)}   (correspondence, stage 1, alignment)"
-        f"\n  finetune {plan.budget:<15} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
+        f"\n  finetune and evaluate {plan.budget:<2} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
         f"\n  in all                   {_hours(total)}{spent(total)}; finetuning every candidate: "
         f"{_hours(whole)}{spent(whole)}"
         f"\n  memory                   {_size(plan.memory_gb)} of {_size(hardware.memory_gb)} per process"
         f"\n  disk                     {_size(plan.disk_gb)}"
         "\n\n",
-        dim("  Reckoned from shapes, at that share of the peak; evaluation and libraries (1 GB) come on top."),
+        dim("  Reckoned from shapes, at that share of the peak; libraries (1 GB) come on top."),
     )
     if plan.memory_gb > hardware.memory_gb:
         _console.say("  ", yellow("It will not fit"), ": lower micro_batch, set gradient_checkpointing or shard: true")

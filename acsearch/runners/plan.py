@@ -1,7 +1,7 @@
 """What a study will run, and what that takes: operations, hours, memory and disk, from shapes alone.
 
-Nothing is downloaded, trained or written: models are built without weights. Training is reckoned at a stated share of
-the hardware's peak, so hours are as good as that share; evaluation with lmms-eval comes on top.
+Nothing is downloaded, trained or written: models are built without weights. All work is reckoned at a stated share of
+the hardware's peak, so hours are as good as that share.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from typing import Any
 
 import torch
 import yaml
+from pyarrow import parquet
 
 from acsearch.config.study_file import StudyConfig
 from acsearch.config.training import Hardware, TrainingConfig
+from evals.benchmarks import benchmark
 from trainers.connectors.base import connector_class
 from trainers.data.manifest import conversation, open_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import ConfigError, DataError, TrainingError
 from trainers.job import Expect, Stage
-from trainers.model.flops import ModelShape, stage_memory, training_flops
+from trainers.model.flops import ModelShape, forward_flops, stage_memory, training_flops
 from trainers.model.loading import llm_config, llm_shape
 from trainers.representation import Part, Representation
 
 _LLMS = Path(str(resources.files("trainers.model"))) / "llms.yaml"
 _SHARE = 0.35  # of a measured matrix product's speed that tiny models reach on a CPU
 _WORDS = 1.3  # tokens of a word
+_QUESTION, _ANSWER = 60, 4  # tokens of a benchmark's question and of its answer
+_SPAIR_IMAGES = 1_800  # of SPair-71k (arXiv 1908.10543), where the pairs are not there yet
+_INDEX_SECONDS = 1e-3  # of one core for a sample of 450 tokens and its image: measured on LLaVA's mixture
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,10 @@ class CandidatePlan:
         width: channels of these.
         tokens: of an image, as the language model sees it.
         weights: of the connector.
+        scores: hours for A and C, without stage 1.
         align: stage 1.
         finetune: stage 2.
+        evaluation: hours for all benchmarks.
     """
 
     representation: str
@@ -67,8 +74,20 @@ class CandidatePlan:
     width: int
     tokens: int
     weights: int
+    scores: float
     align: Work
     finetune: Work
+    evaluation: float
+
+    @property
+    def scoring_hours(self) -> float:
+        """Hours for A and C, with stage 1."""
+        return self.align.hours + self.scores
+
+    @property
+    def finetune_hours(self) -> float:
+        """Hours of one finetune, with its evaluation."""
+        return self.finetune.hours + self.evaluation
 
 
 @dataclass(frozen=True)
@@ -81,8 +100,9 @@ class Plan:
         hardware: that hours and memory are for.
         llm_weights: of the language model.
         candidates: in the order of the study file.
+        index: hours of one core, once, before the first stage of the first candidate.
         scoring: hours for A and C of all candidates.
-        finetuning: hours for a budget of average candidates.
+        finetuning: hours for a budget of average candidates, with their evaluation.
         finetuning_most: hours for a budget of those that take longest.
         everything: hours if every candidate were finetuned.
         memory_gb: of the process that needs most.
@@ -94,6 +114,7 @@ class Plan:
     hardware: Hardware
     llm_weights: int
     candidates: tuple[CandidatePlan, ...]
+    index: float
     scoring: float
     finetuning: float
     finetuning_most: float
@@ -113,54 +134,125 @@ def plan(config: StudyConfig, budget: int) -> Plan:
         ConfigError: the shape of a model or the size of a data set is not known.
         SpaceError: there is no such encoder.
     """
-    training = config.file.training
-    if training is None:
-        raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")
-    home = config.path.parent
-    hardware = training.hardware or this_machine()
-    llm = _llm_config(training.llm, home)
-    expected = {stage.data: _expect(training, stage, home) for stage in (training.align, training.finetune)}
-    registry = load_registry(*(home / name for name in training.encoders))
-    candidates, weights = [], ModelShape.of_llm(llm_shape(llm))
-    disk = 0.0
-    cached: dict[tuple[Part, str], float] = {}
-    encoders: dict[Part, Encoder] = {}
-    for representation in training.representations:
-        for part in representation.parts:
-            if part not in encoders:
-                encoders[part] = make_encoder(part, registry, device="meta")
-        vision = VisionRepresentation([encoders[part] for part in representation.parts], representation.joining)
-        shape, tokens, size = _shape(vision, representation, llm, weights)
-        works = []
-        for stage in (training.align, training.finetune):
-            wanted = expected[stage.data]
-            flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
-            speed = hardware.gpus * hardware.tflops * 1e12 * hardware.utilisation
-            memory = stage_memory(shape, stage, hardware.gpus, wanted.text_tokens)
-            works.append(Work(flops, flops / speed / 3600, memory / 1e9))
-            if stage.cache_features:
-                for part in representation.parts:
-                    size_of_map = encoders[part].grid[0] * encoders[part].grid[1] * encoders[part].width
-                    cached[part, stage.data] = 4.0 * wanted.samples * size_of_map
-        disk += 4.0 * size
-        name = representation.name(training.default_connector)
-        candidates.append(CandidatePlan(name, vision.grid, vision.width, tokens, size, works[0], works[1]))
-    hours = sorted((one.finetune.hours for one in candidates), reverse=True)
-    checkpoints = 1 + 3 * 2 if training.finetune.checkpoint_every else 1  # a result, and two with their optimizer
-    disk += sum(cached.values()) + 4.0 * weights.llm * (budget + checkpoints - 1)
+    planner = _Planner(config)
+    candidates = tuple(planner.candidate(one) for one in planner.training.representations)
+    hours = sorted((one.finetune_hours for one in candidates), reverse=True)
+    samples = {data: expected.samples for data, expected in planner.expected.items()}
     return Plan(
         study=config.file.name,
         budget=budget,
-        hardware=hardware,
-        llm_weights=weights.llm,
-        candidates=tuple(candidates),
-        scoring=sum(one.align.hours for one in candidates),
+        hardware=planner.hardware,
+        llm_weights=planner.llm.llm,
+        candidates=candidates,
+        index=sum(samples.values()) * _INDEX_SECONDS / 3600,
+        scoring=sum(one.scoring_hours for one in candidates),
         finetuning=budget * sum(hours) / len(hours),
         finetuning_most=sum(hours[:budget]),
         everything=sum(hours),
         memory_gb=max(work.memory_gb for one in candidates for work in (one.align, one.finetune)),
-        disk_gb=disk / 1e9,
+        disk_gb=planner.disk(budget, sum(one.weights for one in candidates)) / 1e9,
     )
+
+
+class _Planner:
+    """What all candidates of a study have in common, and what each takes.
+
+    Attributes:
+        training: the `training` part of the study file.
+        hardware: that hours and memory are for.
+        llm: the language model's shape.
+        expected: size of each manifest.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        if config.file.training is None:
+            raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")
+        self.training, home = config.file.training, config.path.parent
+        self.hardware = self.training.hardware or this_machine()
+        self._llm_config = _llm_config(self.training.llm, home)
+        self.llm = ModelShape.of_llm(llm_shape(self._llm_config))
+        stages = (self.training.align, self.training.finetune)
+        self.expected = {stage.data: _expect(self.training, stage, home) for stage in stages}
+        self._questions = _questions(self.training, home)
+        self._images = _pair_images(self.training, home)
+        self._registry = load_registry(*(home / name for name in self.training.encoders))
+        self._encoders: dict[Part, Encoder] = {}
+
+    def candidate(self, representation: Representation) -> CandidatePlan:
+        """What one candidate takes."""
+        for part in representation.parts:
+            if part not in self._encoders:
+                self._encoders[part] = make_encoder(part, self._registry, device="meta")
+        encoders = [self._encoders[part] for part in representation.parts]
+        vision = VisionRepresentation(encoders, representation.joining)
+        shape, tokens, weights = _shape(vision, representation, self._llm_config, self.llm)
+        caption = self.expected[self.training.align.data].text_tokens
+        scores = self.training.alignment.samples * forward_flops(shape, caption, caption) + self._images * shape.encode
+        answers = self._questions * forward_flops(shape, _QUESTION + _ANSWER, _ANSWER)
+        return CandidatePlan(
+            representation=representation.name(self.training.default_connector),
+            grid=vision.grid,
+            width=vision.width,
+            tokens=tokens,
+            weights=weights,
+            scores=self._hours(scores),
+            align=self._work(self.training.align, shape),
+            finetune=self._work(self.training.finetune, shape),
+            evaluation=self._hours(answers),
+        )
+
+    def disk(self, budget: int, connectors: int) -> float:
+        """Bytes of features, if they are cached, of results and of checkpoints.
+
+        Args:
+            budget: finetunes.
+            connectors: weights of all candidates' connectors.
+        """
+        features = 0.0
+        for stage in (self.training.align, self.training.finetune):
+            if stage.cache_features:
+                maps = sum(one.grid[0] * one.grid[1] * one.width for one in self._encoders.values())
+                features += 4.0 * self.expected[stage.data].samples * maps
+        checkpoints = 3 * 2 if self.training.finetune.checkpoint_every else 0  # two, with their optimizer
+        return features + 4.0 * connectors + 4.0 * self.llm.llm * (budget + checkpoints)
+
+    def _work(self, stage: Stage, shape: ModelShape) -> Work:
+        wanted = self.expected[stage.data]
+        flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
+        memory = stage_memory(shape, stage, self.hardware.gpus, wanted.text_tokens)
+        return Work(flops, self._hours(flops), memory / 1e9)
+
+    def _hours(self, flops: float) -> float:
+        hardware = self.hardware
+        return flops / (hardware.gpus * hardware.tflops * 1e12 * hardware.utilisation) / 3600
+
+
+def _questions(training: TrainingConfig, home: Path) -> int:
+    """Questions of all benchmarks: of local data as many as it has, else as published, and no more than the limit."""
+    folder, count = training.data_folder(home), 0
+    for name in training.benchmarks:
+        local = training.evaluation.data.get(name)
+        path = None if folder is None or local is None else folder / local
+        known = benchmark(name).questions
+        if path is not None and path.suffix == ".parquet" and path.is_file():
+            known = int(parquet.read_metadata(path).num_rows)
+        elif known is None and training.prepare is not None:
+            known = training.prepare.sizes.get("per_benchmark")
+        limit = training.evaluation.limit
+        count += min(known or limit or 0, limit or known or 0)
+    return count
+
+
+def _pair_images(training: TrainingConfig, home: Path) -> int:
+    """Images that C looks at."""
+    if training.correspondence is None:
+        return 0
+    folder = training.data_folder(home)
+    pictures = None if folder is None else folder / training.correspondence.pairs / "JPEGImages"
+    if pictures is not None and pictures.is_dir():
+        return sum(1 for _ in pictures.glob("*/*"))
+    sizes = {} if training.prepare is None else training.prepare.sizes
+    return sizes.get("pair_images", _SPAIR_IMAGES)
 
 
 def this_machine() -> Hardware:

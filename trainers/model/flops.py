@@ -134,6 +134,19 @@ def training_flops(shape: ModelShape, stage: Stage, text_tokens: int, *, recompu
     return image + connector + passes * weights + (3 + again) * attention
 
 
+def forward_flops(shape: ModelShape, text_tokens: int, predicted: int) -> float:
+    """Operations of one sample with an image, without gradients.
+
+    Args:
+        shape: what the model costs.
+        text_tokens: of the sample, question and answer.
+        predicted: of these, how many are predicted.
+    """
+    positions = shape.image_tokens + text_tokens
+    weights = 2 * (shape.matrices * positions + shape.head * predicted)
+    return shape.encode + shape.project + weights + 2 * shape.layers * shape.width * positions**2
+
+
 def stage_memory(shape: ModelShape, stage: Stage, processes: int, text_tokens: int) -> float:
     """Bytes that a process needs for weights, optimizer and activations of a micro-batch. A rough upper estimate.
 

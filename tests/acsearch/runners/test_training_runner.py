@@ -234,10 +234,12 @@ def test_a_plan_needs_no_weights(forked: Forks, study: Path, tmp_path: Path) -> 
     assert [one["tokens"] for one in planned["candidates"]] == [4, 4, 4]
     assert [one["width"] for one in planned["candidates"]] == [24, 16, 40]
     assert planned["disk_gb"] > 0 < planned["finetuning"] <= planned["finetuning_most"] <= planned["everything"]
+    assert all(0 < one["evaluation"] < one["finetune"]["hours"] for one in planned["candidates"])
     llava = json.loads(run(forked, tmp_path, "study", "plan", "llava15", "--json"))
     by_name = {one["representation"]: one for one in llava["candidates"]}
     assert by_name["clip-l14@336"]["tokens"] == 576
     assert by_name["clip-l14@336"]["weights"] == 1024 * 4096 + 4096 + 4096 * 4096 + 4096
     assert llava["llm_weights"] == 6_738_415_616
     assert 60 < 8 * (by_name["clip-l14@336"]["align"]["hours"] + by_name["clip-l14@336"]["finetune"]["hours"]) < 160
+    assert 0.05 < by_name["clip-l14@336"]["evaluation"] < 0.25  # eight GPUs, 42,642 questions
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from support.tiny_models import ALL, Mode, parts
 from trainers.data.batch import Batch
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
 from trainers.job import Stage, Tune
-from trainers.model.flops import ModelShape, training_flops
+from trainers.model.flops import ModelShape, forward_flops, training_flops
 from trainers.model.loading import build_model
 
 
@@ -45,3 +46,23 @@ def test_operations_are_those_counted(folder: Path, representation: str, llm: Mo
     assert found == pytest.approx(total - attention / 2, rel=0.1 if llm == "lora" else 0.03)
     cached = stage.model_copy(update={"cache_features": True})
     assert found - training_flops(ModelShape.of(model), cached, words) == pytest.approx(counter.get_total_flops())
+
+
+def test_operations_without_gradients_are_those_counted(folder: Path) -> None:
+    model = build_model(parts(folder, ALL))
+    words, predicted, image = 40, 7, model.connector.tokens
+    ids = torch.tensor([[IMAGE_ID] * image + [5] * words])
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    labels[0, -predicted:] = 5
+    views = tuple(torch.zeros(1, 3, part.size, part.size, dtype=torch.uint8) for part in model.vision.parts)
+    batch = Batch(("one",), ids, labels, torch.ones_like(ids), torch.zeros(1, dtype=torch.long), views)
+
+    def counted(run: Callable[[], object]) -> tuple[int, int]:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            run()
+        return counter.get_total_flops(), counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
+
+    total, attention = counted(lambda: model(batch))
+    _, of_encoders = counted(lambda: model.vision.encode(views, batch.seeds))
+    found = forward_flops(ModelShape.of(model), words, predicted)
+    assert found == pytest.approx(total - (attention - of_encoders) / 2, rel=0.03)
