@@ -143,7 +143,7 @@ def plan(plan: Plan) -> None:
             for one in plan.candidates
         ],
     )
-    total, whole = plan.scoring + plan.finetuning, plan.scoring + plan.everything
+    total, whole, most = plan.scoring + plan.finetuning, plan.scoring + plan.everything, _hours(plan.finetuning_most)
 
     def spent(hours: float) -> str:
         return f", {hours * hardware.gpus:.3g} GPU-hours" if hardware.kind == "GPU" else ""
@@ -151,7 +151,7 @@ def plan(plan: Plan) -> None:
     _console.say(
         f"\n  index                    {_hours(plan.index)} of one core, once"
         f"\n  score all candidates     {_hours(plan.scoring)}   (correspondence, stage 1, alignment)"
-        f"\n  finetune and evaluate {plan.budget:<2} {_hours(plan.finetuning)}   (at most {_hours(plan.finetuning_most)})"
+        f"\n  finetune {plan.budget:<15} {_hours(plan.finetuning)}   (evaluated; at most {most})"
         f"\n  in all                   {_hours(total)}{spent(total)}; finetuning every candidate: "
         f"{_hours(whole)}{spent(whole)}"
         f"\n  memory                   {_size(plan.memory_gb)} of {_size(hardware.memory_gb)} per process"

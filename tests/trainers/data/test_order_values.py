@@ -58,7 +58,7 @@ def test_the_longest_samples_of_a_step_are_computed_at_the_same_time() -> None:
     split = Padded(positions, 2)
     shares = [[one.tolist() for one in mine] for mine in split(np.array([0, 1, 2, 3, 4, 5, 6]), 2)]
     assert shares == [[[0, 4], [3, 6]], [[2, 5], [1]]]  # 9, 8, 7, 7 and then 5, 4, 1
-    assert [split.area(np.array(one)) for one in ([0, 4], [3, 6], [])] == [18, 10, 0]
+    assert [split.area(np.array(one, dtype=int)) for one in ([0, 4], [3, 6], [])] == [18, 10, 0]
     assert computed(split(np.arange(7), 2), split) == 2 * (18 + 10)
     assert [[one.tolist() for one in mine] for mine in split(np.array([3]), 2)] == [[[3]], [[]]]
 
