@@ -19,6 +19,7 @@ LONGEST = (
     "studies/test_micro_study.py",
     "integration/test_slurm.py",
     "integration/test_docker.py",
+    "integration/test_real_weights.py",
     "chaos/test_chaos.py",
     "integration/test_readme.py",
     "trainers/training/test_kills.py",
