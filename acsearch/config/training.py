@@ -141,7 +141,7 @@ class TrainingConfig(StrictModel):
         encoders: YAML files with encoders that are not in the registry.
         connector: Connector of candidates whose name gives none.
         resize: How images are fitted to an encoder's square.
-        llm: The language model, a hub id or a folder.
+        llm: The language model: a folder, or a hub id, which "@" and a revision may follow.
         template: Template of the prompts.
         prepare: How data is generated; either this or `data` is given.
         data: Folder of the data.

@@ -17,7 +17,7 @@ from trainers.encoders import Registry, load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.errors import ConfigError
 from trainers.job import Stage
-from trainers.model.loading import load_tokenizer
+from trainers.model.loading import identify_llm, load_tokenizer, pin_llm
 from trainers.representation import Representation
 from trainers.utils.digest import SHORT, digest, digest_of
 from trainers.utils.progress import Reporter, silent
@@ -63,16 +63,21 @@ class StudyAssets:
 
     @cached_property
     def llm(self) -> str:
-        """A folder, or a name on the Hugging Face Hub."""
+        """A folder, or a name on the Hugging Face Hub with the commit."""
         local = self._home / self.training.llm
-        return str(local) if local.is_dir() else self.training.llm
+        return str(local) if local.is_dir() else pin_llm(self.training.llm)
 
     @cached_property
     def llm_identity(self) -> str:
         local = Path(self.llm)
         if not local.is_dir():
-            return self.llm
+            return identify_llm(self.llm)
         return digest([digest_of(path) for path in sorted(local.iterdir()) if path.is_file()])
+
+    @property
+    def earlier_llm_identity(self) -> str | None:
+        """What stood for a language model of the hub before its commit did; what was trained then stays trained."""
+        return None if Path(self.llm).is_dir() else self.training.llm
 
     @property
     def data(self) -> Path:

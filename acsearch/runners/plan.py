@@ -301,13 +301,14 @@ def _llm_config(llm: str, home: Path) -> Any:
         known = yaml.safe_load(_LLMS.read_text(encoding="utf-8"))
         if folder.is_dir():
             raise ConfigError(str(error)) from error
-        if llm not in known:
+        name = llm.partition("@")[0]
+        if name not in known:
             raise ConfigError(
                 f"llm {llm}: no such folder, not in the hub's cache, and of unknown shape; known: {', '.join(known)}"
             ) from error
         from transformers import AutoConfig
 
-        return AutoConfig.for_model(**known[llm])
+        return AutoConfig.for_model(**known[name])
 
 
 def _shape(

@@ -70,9 +70,16 @@ class WorkFolder:
         return self.path / "stages" / job.digest[:SHORT]
 
     def _job(self, representation: Representation, stage: Stage, start: Job | None) -> Job:
+        if earlier := self.assets.earlier_llm_identity:
+            job = self._job_of(earlier, representation, stage, start)
+            if (self.stage(job) / RESULT).is_dir():
+                return job
+        return self._job_of(self.assets.llm_identity, representation, stage, start)
+
+    def _job_of(self, llm_identity: str, representation: Representation, stage: Stage, start: Job | None) -> Job:
         assets = self.assets
         data = assets.data / stage.data
-        content = [assets.vision(representation).fingerprint, assets.llm_identity, digest_of(data)]
+        content = [assets.vision(representation).fingerprint, llm_identity, digest_of(data)]
         content += [start.digest] if start else []
         return Job(
             parts=Parts(

@@ -9,6 +9,7 @@ import pytest
 
 from acsearch.config import settings
 from support.doctor import VARIABLES
+from support.hub import CachedHub, cached_hub
 from support.keypoint_pairs import write_spair
 
 
@@ -26,3 +27,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def spair(tmp_path: Path) -> Path:
     """A small copy of SPair-71k."""
     return write_spair(tmp_path / "SPair-71k")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CachedHub:
+    """A cache of the Hugging Face hub, empty at first; the hub itself is out of reach."""
+    return cached_hub(tmp_path, monkeypatch)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from support import tiny
+from support.hub import CachedHub, cached_hub
 from support.training_jobs import TinyJobs
 
 
@@ -26,3 +28,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> TinyJobs:
         for turns in (1, 2):
             tiny.manifest(folder / f"{samples}", samples, turns)
     return TinyJobs(folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CachedHub:
+    """A cache of the Hugging Face hub, empty at first; the hub itself is out of reach."""
+    return cached_hub(tmp_path, monkeypatch)

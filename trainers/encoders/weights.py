@@ -1,4 +1,5 @@
-"""Where an encoder's weights are: a local folder or file, or a snapshot of a hub repository. Safetensors only.
+"""Where an encoder's weights are: a local folder or file, or a snapshot of a hub repository. Safetensors only; those of
+a repository that has only pickles are made here, once (see `trainers.pretrained.hub`).
 
 Whatever the source, an adapter gets a private folder with the files that the digest is made of and no others (see
 `trainers.pretrained`). None of them talks to a hub itself: there is one place that fetches, pins the revision, refuses
@@ -16,7 +17,8 @@ from typing import Any
 from trainers.encoders.spec import EncoderSpec
 from trainers.errors import SpaceError, WeightsError
 from trainers.pretrained.configuration import check_configuration, parse_configuration
-from trainers.pretrained.files import Pretrained, download, pickle_message, read_file, read_files
+from trainers.pretrained.files import Pretrained, pickle_message, read_file, read_files
+from trainers.pretrained.hub import Snapshot, fetch
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Weights:
         folder: holds the configuration and the weights, and nothing else.
         file: the safetensors file, or the index of a sharded one.
         source: where they are from, for messages.
-        digest: SHA-256 of local weights and their configuration, or "id@commit" of weights from a hub.
+        digest: "id@commit" of safetensors from a hub; else SHA-256 of the weights and their configuration.
         size: bytes of the weights.
         configuration: what the configuration says; None where there is none.
     """
@@ -72,8 +74,8 @@ def _find(
         raise SpaceError(f"the encoder {spec.name!r} names no weights; give it a hub id or a local folder")
     path = Path(spec.weights)
     if not path.is_absolute():
-        folder = _snapshot(spec, names, configuration)
-        return folder, f"{spec.weights}@{folder.name}", _read_folder(spec, folder, names, configuration)
+        found = _snapshot(spec, names, configuration)
+        return found.folder, found.identity(spec.weights), found.files
     if path.is_dir():
         return path, None, _read_folder(spec, path, names, configuration)
     if path.is_file() and path.suffix == ".safetensors":
@@ -131,9 +133,13 @@ def _point(spec: EncoderSpec) -> str:
     )
 
 
-def _snapshot(spec: EncoderSpec, names: Sequence[str], configuration: str) -> Path:
+def _snapshot(spec: EncoderSpec, names: Sequence[str], configuration: str) -> Snapshot:
     try:
-        return download(spec.weights or "", spec.revision, (configuration,), names)
+        return fetch(spec.weights or "", spec.revision, (configuration,), names)
+    except FileNotFoundError as error:
+        raise SpaceError(
+            f"no weights for {spec.name!r} in {spec.weights!r} on the Hugging Face hub: {error}"
+        ) from error
     except WeightsError as error:
         at = f" at revision {spec.revision!r}" if spec.revision else ""
         raise SpaceError(

@@ -20,7 +20,8 @@ from trainers.errors import TrainingError, WeightsError, first_line
 from trainers.job import Parts, Tune
 from trainers.model.multimodal import MultimodalModel
 from trainers.pretrained.configuration import make_config, parse_configuration
-from trainers.pretrained.files import Pretrained, download, read_files
+from trainers.pretrained.files import Pretrained, read_files
+from trainers.pretrained.hub import Snapshot, fetch
 from trainers.pretrained.tensors import check_finite, check_fits
 from trainers.representation import parse
 
@@ -75,7 +76,7 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
     end a text are kept: we generate greedily.
 
     Args:
-        name: a hub id or a folder.
+        name: a folder, or a hub id, which "@" and a revision may follow.
         dtype: its precision.
 
     Raises:
@@ -121,7 +122,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     tokenizer.json is taken as it is: AutoTokenizer would build what a model's type usually has, whatever the file says.
 
     Args:
-        name: a hub id or a folder.
+        name: a folder, or a hub id, which "@" and a revision may follow.
 
     Raises:
         TrainingError: it cannot be loaded.
@@ -138,7 +139,7 @@ def llm_config(name: str) -> Any:
     """The configuration of a language model that is here, in a folder or the cache of the hub.
 
     Args:
-        name: a hub id or a folder.
+        name: a folder, or a hub id, which "@" and a revision may follow.
 
     Raises:
         TrainingError: it is not here, or cannot be used.
@@ -157,14 +158,50 @@ def llm_shape(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
+def pin_llm(name: str) -> str:
+    """The name by which a language model of the hub stays what it is now, wherever its branch goes: "id@commit".
+
+    Args:
+        name: a hub id, which "@" and a revision may follow.
+
+    Raises:
+        TrainingError: it cannot be had.
+    """
+    try:
+        return f"{name.partition('@')[0]}@{_snapshot(name, (_CONFIG,)).commit}"
+    except Exception as error:  # as above
+        raise _unavailable(name, error) from error
+
+
+def identify_llm(name: str) -> str:
+    """What stands for the weights of a language model of the hub, which are fetched.
+
+    Args:
+        name: as `pin_llm` gives it.
+
+    Raises:
+        TrainingError: they cannot be had.
+    """
+    try:
+        return _snapshot(name, (_CONFIG,), _WEIGHTS).identity(name.partition("@")[0])
+    except Exception as error:  # as above
+        raise _unavailable(name, error) from error
+
+
+def _snapshot(name: str, texts: Sequence[str], weights: Sequence[str] = (), *, local: bool = False) -> Snapshot:
+    repository, _, revision = name.partition("@")
+    try:
+        return fetch(repository, revision or None, texts, weights, local=local)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; give a hub id or a folder") from error
+
+
 def _read_files(name: str, texts: Sequence[str], weights: Sequence[str] = (), *, local: bool = False) -> Pretrained:
     folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = download(name, None, texts, weights, local=local)
-        except WeightsError as error:
-            raise WeightsError(f"{error}; give a hub id or a folder") from error
-    files = read_files(folder, texts, weights)
+    if folder.is_dir():
+        files = read_files(folder, texts, weights)
+    else:
+        files = _snapshot(name, texts, weights, local=local).files
     for text in (_CONFIG, "tokenizer_config.json"):
         try:
             parse_configuration(files.texts.get(text, b"{}"), sizes=text == _CONFIG)

@@ -31,13 +31,21 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.msgpack", "
 _LARGEST_TEXT = 2**27  # bytes; the tokenizer.json of a large vocabulary has 2**25
 _LARGEST_INDEX = 2**24
 
-Shard = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.safetensors$")]
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+Shard = Annotated[str, StringConstraints(pattern=_NAME + r"\.safetensors$")]
+PickledShard = Annotated[str, StringConstraints(pattern=_NAME + r"\.bin$")]
 
 
 class _Index(BaseModel, strict=True):
     """What of an index decides which files are read."""
 
     weight_map: Annotated[dict[str, Shard], Field(min_length=1, max_length=10**6)]
+
+
+class _PickledIndex(BaseModel, strict=True):
+    """The same of an index of pickles."""
+
+    weight_map: Annotated[dict[str, PickledShard], Field(min_length=1, max_length=10**6)]
 
 
 @dataclass(frozen=True)
@@ -120,38 +128,19 @@ def read_file(path: Path) -> Pretrained:
     return Pretrained(path.name, {}, {path.name: path.resolve(strict=True)})
 
 
-def download(
-    repository: str, revision: str | None, texts: Sequence[str], weights: Sequence[str] = (), *, local: bool = False
-) -> Path:
-    """Fetch files of a repository of the Hugging Face hub, and of a sharded model what its index names.
+def names_of_shards(folder: Path, main: str, *, pickled: bool = False) -> list[str]:
+    """The files that an index names.
 
     Args:
-        repository: its id.
-        revision: branch, tag or commit; None for the default branch.
-        texts: as in `read_files`.
-        weights: as in `read_files`.
-        local: whether to take them from the cache alone.
-
-    Returns:
-        The folder, whose name is the commit.
+        folder: where the index is.
+        main: its name.
+        pickled: whether it names pickles, not safetensors.
 
     Raises:
-        WeightsError: it cannot be fetched; the message says why.
+        WeightsError: it cannot be used.
+        OSError: it cannot be read.
     """
-    import httpx
-    from huggingface_hub import snapshot_download
-
-    def fetch(at: str | None, names: list[str]) -> Path:
-        return Path(snapshot_download(repository, revision=at, allow_patterns=names, local_files_only=local))
-
-    try:
-        folder = fetch(revision, [*texts, *weights, ADAPTERS[0]])
-        main = next((name for name in weights if (folder / name).is_file()), "")
-        if main.endswith(INDEX):
-            folder = fetch(folder.name, _shards(main, _read(folder, main, _LARGEST_INDEX) or b""))
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise WeightsError(f"cannot be had: {' '.join(str(error).split())[:200]}") from error
-    return folder
+    return _shards(main, _read(folder, main, _LARGEST_INDEX) or b"", pickled=pickled)
 
 
 def _choose(folder: Path, names: Sequence[str]) -> str:
@@ -171,12 +160,13 @@ def pickle_message(name: str) -> str:
     )
 
 
-def _shards(main: str, index: bytes) -> list[str]:
+def _shards(main: str, index: bytes, *, pickled: bool = False) -> list[str]:
+    kind, files = (_PickledIndex, ".bin") if pickled else (_Index, "safetensors")
     try:
-        return sorted(set(_Index.model_validate_json(index).weight_map.values()))
+        return sorted(set(kind.model_validate_json(index).weight_map.values()))
     except ValidationError as error:
         raise WeightsError(
-            f"cannot be used: {main} must have a weight_map to names of safetensors files in its folder: "
+            f"cannot be used: {main} must have a weight_map to names of {files} files in its folder: "
             f"{error.errors(include_input=False, include_url=False)[0]['msg']}"
         ) from error
 
