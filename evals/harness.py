@@ -36,7 +36,8 @@ from evals.output_capture import Muted, muted
 from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
 from trainers.encoders.images import known_formats
-from trainers.errors import AcsearchError, EvaluationError
+from trainers.errors import AcsearchError, CrashedError, EvaluationError
+from trainers.ranks.group import is_lost_peer
 from trainers.utils.progress import BenchmarkCallback
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing lmms-eval sets it for all of the process, which may train later
@@ -58,12 +59,19 @@ class Harness:
     """Evaluates one model on benchmarks."""
 
     def __init__(
-        self, model: Model, log: Path, batch_size: int, cache: Path | None, progress: BenchmarkCallback | None
+        self,
+        model: Model,
+        identity: str,
+        log: Path,
+        batch_size: int,
+        cache: Path | None,
+        progress: BenchmarkCallback | None,
     ) -> None:
         """Prepare the evaluation of a model.
 
         Args:
             model: answers the questions.
+            identity: stands for the model in the cache.
             log: the file to which lmms-eval's output is appended.
             batch_size: how many questions are asked at a time.
             cache: folder of the answers of all models; None to keep them in memory only.
@@ -72,7 +80,7 @@ class Harness:
         self._rank = int(os.environ.get("RANK", "0"))
         self._model, self._batch_size, self._progress = model, batch_size, progress
         self._log = log if self._rank == 0 else log.with_suffix(f".{self._rank}.log")
-        self._answers = Answers(cache, model.fingerprint, self._rank)
+        self._answers = Answers(cache, identity, self._rank)
 
     def run(self, benchmark: Benchmark, data: Path | None, limit: int | None) -> dict[str, Any]:
         """Score one benchmark.
@@ -203,6 +211,8 @@ def _named(benchmark: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise EvaluationError(f"{benchmark}: out of GPU memory; give a smaller batch_size") from error
     except Exception as error:
+        if is_lost_peer(error):
+            raise CrashedError(f"{benchmark}: another process of the evaluation has ended") from error
         raise EvaluationError(f"{benchmark}: lmms-eval failed: {_line(error)}") from error
 
 

@@ -24,10 +24,12 @@ from acsearch.runners import measurements
 from acsearch.runners.base import CandidateScores, Measurement, Observation, Progress
 from acsearch.runners.work_folder import WorkFolder
 from evals.benchmarks import benchmark
-from evals.runner import evaluate
+from evals.launch import evaluate_result
+from evals.request import EvaluationRequest
 from trainers.checkpoints.work_store import Store, open_store
 from trainers.job import Job
-from trainers.model.loading import METRICS, load_model
+from trainers.model.loading import METRICS
+from trainers.model.precision import precision
 from trainers.ranks import preemption
 from trainers.representation import Representation
 from trainers.training.launch import launch
@@ -172,21 +174,23 @@ class _Steps:
     def evaluation(self, model: Path) -> Observation:
         """The benchmarks' scores of a finetuned model."""
 
-        def on_samples(name: str, done: int, of: int) -> None:
-            preemption.check()
-            self._progress.heartbeat()
-            self._progress.report(f"evaluating {name}, {done} of {of}")
-
         asked = self._training.evaluation
-        evaluation = evaluate(
-            load_model(model, self._assets.device),
-            [benchmark(name) for name in self._training.benchmarks],
-            model.parent / "eval",
+        request = EvaluationRequest(
+            checkpoint=model,
+            precision=precision(self._training.finetune.precision),
+            benchmarks=tuple(benchmark(name) for name in self._training.benchmarks),
             batch_size=asked.batch_size,
             limit=asked.limit,
             cache=self._folder.path / "answers",
             data={name: self._assets.data / path for name, path in asked.data.items()},
-            progress=on_samples,
+            store=self._folder.shared,
+        )
+        evaluation = evaluate_result(
+            request,
+            model.parent / "eval",
+            self._training.processes,
+            watch=self._progress.heartbeat,
+            report=self._progress.report,
             store=self.store,
         )
         trained = json.loads((model / METRICS).read_text())["seconds"]

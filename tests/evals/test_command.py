@@ -8,36 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 
-from support import ROOT, tiny
-from support.evaluation import COUNT, run, samples, write_questions
-from trainers.checkpoints.commit import commit_folder
+from support import ROOT
+from support.evaluation import COUNT, run, samples, trained_result, write_questions
 from trainers.errors import EvaluationError
-from trainers.job import Parts, Tune
 from trainers.model import loading as build
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The result of a finetune, as the trainer commits it, of tiny random parts."""
-    parts = Parts(
-        representation="clip@32",
-        llm=str(tiny.llm(tmp_path / "llm")),
-        template="chat",
-        encoders=(tiny.encoders(tmp_path),),
-    )
-    tuned = {part: Tune(mode="full", lr=0.001) for part in ("connector", "llm")}
-    model = build.build_model(parts)
-    model.tune(tuned, seed=0)
-    with commit_folder(tmp_path / "result") as folder:
-        save_file({name: weight.detach() + 0.01 for name, weight in model.trainable().items()}, folder / build.WEIGHTS)
-        about = {
-            "parts": parts.model_dump(mode="json"),
-            "train": {part: one.model_dump() for part, one in tuned.items()},
-        }
-        (folder / build.MODEL).write_text(json.dumps(about))
-    return tmp_path / "result"
+    return trained_result(tmp_path)
 
 
 def test_the_command_line_scores_the_same(

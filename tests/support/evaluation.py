@@ -10,9 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from evals import Evaluation, evaluate, load_benchmarks
+from support import tiny
+from trainers.checkpoints.commit import commit_folder
+from trainers.job import Parts, Tune
+from trainers.model.loading import MODEL, WEIGHTS, build_model
 
 LAW = {benchmark.name: benchmark for benchmark in load_benchmarks("law")}
 
@@ -64,6 +70,30 @@ def write_questions(path: Path, answers: Sequence[str]) -> Path:
 RIGHT = ["yes", "no", "two", "red", "left", "jam", "yes"]
 GIVEN = ["Yes.", "no", "three", " red\nand blue", "right", "jam", "YES"]  # five of seven
 COUNT = load_benchmarks("micro", ["micro_count"])
+
+
+def trained_result(folder: Path) -> Path:
+    """The result of a finetune, as the trainer commits it, of tiny random parts."""
+    parts = Parts(
+        representation="clip@32", llm=str(tiny.llm(folder / "llm")), template="chat", encoders=(tiny.encoders(folder),)
+    )
+    tuned = {part: Tune(mode="full", lr=0.001) for part in ("connector", "llm")}
+    model = build_model(parts)
+    model.tune(tuned, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with commit_folder(folder / "stage" / "result") as result:
+        weights = {
+            name: weight.detach() + 0.3 * torch.randn(weight.shape, generator=generator)
+            for name, weight in model.trainable().items()
+        }
+        save_file(weights, result / WEIGHTS)
+        about = {
+            "parts": parts.model_dump(mode="json"),
+            "train": {part: one.model_dump() for part, one in tuned.items()},
+            "job": "of this test",
+        }
+        (result / MODEL).write_text(json.dumps(about))
+    return folder / "stage" / "result"
 
 
 def run(model: Any, folder: Path, data: dict[str, Path], **options: Any) -> Evaluation:

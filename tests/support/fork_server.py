@@ -30,7 +30,13 @@ import pytest
 
 from support import ROOT
 
-ROLES = {"acsearch": "controller", "torch.distributed.run": "launcher", "trainers": "trainer"}
+ROLES = {
+    "acsearch": "controller",
+    "torch.distributed.run": "launcher",
+    "trainers": "trainer",
+    "evals": "evaluator",
+    "acsearch.runners": "scorer",
+}
 _IMPORTED = [
     "acsearch.cli.study",
     "acsearch.runners.training",
@@ -40,6 +46,7 @@ _IMPORTED = [
 ]
 _IMPORTED += [
     "evals.harness",
+    "evals.launch",
     "trainers.training.launch",
     "torch.distributed.run",
     "peft",

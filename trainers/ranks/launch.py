@@ -10,6 +10,7 @@ it, how far it is, and that it is asked to stop.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from trainers.utils.locks import Locks
 from trainers.utils.progress import Reporter, silent
 
 POLL_SECONDS = 2.0  # seconds between looks at how far the ranks are
+_KILLED = re.compile(r"rank +: (\d+) .*\n.*exitcode.*\n.*\n +traceback : (Signal (?!15 ).*)")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ def launch_ranks(
     where = f"{task.name} in {processes} process{'es' if processes > 1 else ''}"
     if preemption.requested():
         raise PreemptedError(f"{where} stopped as asked")
-    error = read_error(folder) or _error_in(task.log, begin)
+    with task.log.open("rb") as output:
+        output.seek(begin)
+        said = output.read().decode(errors="replace")
+    error = _killed(said) or read_error(folder) or _error_in(said.splitlines())
     raise type(error)(f"{where} failed: {error} (see {task.log})")
 
 
@@ -129,16 +134,20 @@ def _wait(child: subprocess.Popen[bytes], folder: Path, watch: Callable[[], None
         raise
 
 
-def _error_in(log: Path, begin: int) -> AcsearchError:
+def _killed(said: str) -> AcsearchError | None:
+    """The rank that was killed, by torchrun's report: whatever the others said, they lost it. SIGTERM is torchrun's."""
+    found = _KILLED.findall(said)
+    return CrashedError("rank {}: {}".format(*found[-1])) if found else None
+
+
+def _error_in(lines: list[str]) -> AcsearchError:
     """What the log of ranks says, where they left no error in the folder: nodes may have folders of their own."""
-    with log.open("rb") as output:
-        output.seek(begin)
-        lines = output.read().decode(errors="replace").splitlines()
     for line in lines:
         name, _, text = line.partition(": ")
         if kind := error_type(name):
             return kind(text)
-    return CrashedError(([line for line in lines if "rror:" in line] or lines[-1:] or ["no output"])[-1])
+    errors = [line for line in lines if "rror:" in line and "ChildFailedError:" not in line]
+    return CrashedError((errors or lines or ["no output"])[-1])
 
 
 def _launcher(processes: int) -> list[str]:

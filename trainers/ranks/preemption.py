@@ -1,7 +1,7 @@
 """Stop early and in order: a signal asks for it, and training stops after a step with its checkpoint committed.
 
 Schedulers send one when a time limit nears or a job is preempted. Signals come to processes, so this is the process's
-own state. A process that trains in several others asks them through a file beside the stage's checkpoints.
+own state. A process that has ranks do its task asks them through a file in the task's folder.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ def listening() -> Iterator[None]:
 
 
 def requested(folder: Path | None = None) -> bool:
-    """Whether this process was asked to stop, or whoever trains in this folder."""
+    """Whether this process was asked to stop, or whoever works in this folder."""
     return _asked.is_set() or (folder is not None and (folder / _FILE).exists())
 
 
 def request(folder: Path) -> None:
-    """Ask whoever trains in a folder to stop."""
+    """Ask whoever works in a folder to stop."""
     (folder / _FILE).touch()
 
 
 def clear(folder: Path) -> None:
-    """Forget that somebody who trained in a folder was asked to stop."""
+    """Forget that somebody who worked in a folder was asked to stop."""
     (folder / _FILE).unlink(missing_ok=True)
 
 
-def check() -> None:
+def check(folder: Path | None = None) -> None:
     """End work that can be taken up again at the same place.
 
     Raises:
-        PreemptedError: this process was asked to stop.
+        PreemptedError: this process was asked to stop, or whoever works in this folder.
     """
-    if _asked.is_set():
+    if requested(folder):
         raise PreemptedError("stopped as asked; the same command goes on from here")

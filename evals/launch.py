@@ -1,0 +1,120 @@
+"""Evaluate a committed result: in this process, or in ranks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from evals.request import EvaluationRequest
+from evals.results import Evaluation, Results
+from evals.runner import evaluate
+from trainers.checkpoints.commit import MANIFEST
+from trainers.checkpoints.work_store import Store, open_store
+from trainers.model.loading import load_model
+from trainers.model.precision import dtype_of
+from trainers.ranks import preemption
+from trainers.ranks.group import joined, rank_device
+from trainers.ranks.launch import Task, apart, launch_ranks
+from trainers.ranks.progress_file import ProgressFile
+from trainers.utils.locks import Locks
+from trainers.utils.progress import BenchmarkCallback, Reporter, silent
+
+
+def evaluate_result(
+    request: EvaluationRequest,
+    folder: Path,
+    processes: int,
+    *,
+    watch: Callable[[], None] = lambda: None,
+    report: Reporter = silent,
+    store: Store | None = None,
+) -> Evaluation:
+    """Evaluate the model of a committed result in one or several processes; see `trainers.ranks.launch.apart`.
+
+    An evaluation that is committed already is read: no process is started for it, and no model is built.
+
+    Args:
+        request: what is evaluated.
+        folder: where scores and samples are.
+        processes: that answer together.
+        watch: is called as the evaluation goes on; what it raises ends it.
+        report: is called with how far it is.
+        store: the work store that shares the folder.
+
+    Raises:
+        AcsearchError: what a process raised, with the same type.
+        CrashedError: the processes ended without saying why.
+        PreemptedError: this process was asked to stop.
+    """
+    began = time.perf_counter()
+    results = _results(request, folder, store or Store())
+    results.synchronise()
+    before = results.committed()
+    if len(before) < len(request.benchmarks):
+        if apart(processes):
+
+            def done() -> bool:
+                return len(results.committed()) == len(request.benchmarks)
+
+            launch_ranks(Task("evaluation", "evals", request, folder, done), processes, watch, report)
+        else:
+
+            def on_samples(name: str, done: int, of: int) -> None:
+                preemption.check()
+                watch()
+                report(f"evaluating {name}, {done} of {of}")
+
+            _evaluate(request, folder, on_samples, results.store)
+    seconds = sum(result["seconds"] for result in before.values()) + time.perf_counter() - began
+    return Evaluation(results.scores(results.committed()), seconds)
+
+
+def evaluate_as_rank(request: EvaluationRequest, folder: Path) -> None:
+    """Do a rank's share of an evaluation.
+
+    Waits first for whoever else on this machine does the same evaluation.
+
+    Args:
+        request: what is evaluated.
+        folder: where scores and samples are.
+    """
+    progress, store = ProgressFile(folder), open_store(request.store)
+    alone = Locks(folder).exclusive("lock") if os.environ.get("RANK", "0") == "0" else nullcontext()
+    with alone, joined() as group:
+
+        def on_samples(name: str, done: int, of: int) -> None:
+            preemption.check(folder)
+            if group.first:
+                each = "" if group.size == 1 else f" in each of {group.size} processes"
+                progress.write(f"evaluating {name}, {done} of {of}{each}")
+
+        first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+        if first_here and not (request.checkpoint / MANIFEST).exists():  # on another node than where it was trained
+            store.result(request.checkpoint.parent)
+        group.wait()
+        _evaluate(request, folder, on_samples, store, check=first_here)
+        store.drain()
+
+
+def _evaluate(
+    request: EvaluationRequest, folder: Path, on_samples: BenchmarkCallback, store: Store, *, check: bool = True
+) -> None:
+    evaluate(
+        load_model(request.checkpoint, rank_device(), dtype_of(request.precision), check=check),
+        request.benchmarks,
+        folder,
+        batch_size=request.batch_size,
+        limit=request.limit,
+        cache=request.cache,
+        data=request.data,
+        progress=on_samples,
+        store=store,
+        identity=request.identity,
+    )
+
+
+def _results(request: EvaluationRequest, folder: Path, store: Store) -> Results:
+    return Results.of(request.identity, request.benchmarks, folder, request.limit, request.data, store)
