@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 from evals.request import EvaluationRequest
 from evals.results import Evaluation, Results
 from evals.runner import evaluate
-from trainers.checkpoints.commit import MANIFEST
 from trainers.checkpoints.work_store import Store, open_store
-from trainers.model.loading import load_model
-from trainers.model.precision import dtype_of
+from trainers.model.ranks import load_on_rank
 from trainers.ranks import preemption
-from trainers.ranks.group import joined, rank_device
+from trainers.ranks.group import ALONE, Group, working_in
 from trainers.ranks.launch import Task, apart, launch_ranks
 from trainers.ranks.progress_file import ProgressFile
-from trainers.utils.locks import Locks
 from trainers.utils.progress import BenchmarkCallback, Reporter, silent
 
 
@@ -67,7 +62,7 @@ def evaluate_result(
                 watch()
                 report(f"evaluating {name}, {done} of {of}")
 
-            _evaluate(request, folder, on_samples, results.store)
+            _evaluate(request, folder, ALONE, on_samples, results.store)
     seconds = sum(result["seconds"] for result in before.values()) + time.perf_counter() - began
     return Evaluation(results.scores(results.committed()), seconds)
 
@@ -82,8 +77,7 @@ def evaluate_as_rank(request: EvaluationRequest, folder: Path) -> None:
         folder: where scores and samples are.
     """
     progress, store = ProgressFile(folder), open_store(request.store)
-    alone = Locks(folder).exclusive("lock") if os.environ.get("RANK", "0") == "0" else nullcontext()
-    with alone, joined() as group:
+    with working_in(folder) as group:
 
         def on_samples(name: str, done: int, of: int) -> None:
             preemption.check(folder)
@@ -91,19 +85,15 @@ def evaluate_as_rank(request: EvaluationRequest, folder: Path) -> None:
                 each = "" if group.size == 1 else f" in each of {group.size} processes"
                 progress.write(f"evaluating {name}, {done} of {of}{each}")
 
-        first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-        if first_here and not (request.checkpoint / MANIFEST).exists():  # on another node than where it was trained
-            store.result(request.checkpoint.parent)
-        group.wait()
-        _evaluate(request, folder, on_samples, store, check=first_here)
+        _evaluate(request, folder, group, on_samples, store)
         store.drain()
 
 
 def _evaluate(
-    request: EvaluationRequest, folder: Path, on_samples: BenchmarkCallback, store: Store, *, check: bool = True
+    request: EvaluationRequest, folder: Path, group: Group, on_samples: BenchmarkCallback, store: Store
 ) -> None:
     evaluate(
-        load_model(request.checkpoint, rank_device(), dtype_of(request.precision), check=check),
+        load_on_rank(request.checkpoint, request.precision, store, group),
         request.benchmarks,
         folder,
         batch_size=request.batch_size,

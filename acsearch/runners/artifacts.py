@@ -27,7 +27,7 @@ class TrainingArtifacts:
         Raises:
             StoreError: the work store cannot be used.
         """
-        self._folder = WorkFolder(config, work, store)
+        self._folder = WorkFolder.of(config, work, store)
         self._representations = self._folder.training.representations
         self._store = open_store(self._folder.shared)
 

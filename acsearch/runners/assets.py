@@ -13,7 +13,7 @@ from acsearch.config.training import TrainingConfig
 from acsearch.scores.pairs import Pairs
 from trainers.data.samples import Samples, read_samples
 from trainers.data.templates import Tokenizer
-from trainers.encoders import Registry, load_registry
+from trainers.encoders import Registry, describe_encoder, load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.errors import ConfigError
 from trainers.job import Stage
@@ -39,11 +39,7 @@ class StudyAssets:
         """
         self.training, self._home, self._work = training, home, work
         self._data: Path | None = None
-        self._visions: dict[Representation, VisionRepresentation] = {}
-
-    @cached_property
-    def device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._shapes: dict[Representation, VisionRepresentation] = {}
 
     @cached_property
     def registries(self) -> tuple[Path, ...]:
@@ -53,13 +49,19 @@ class StudyAssets:
     def registry(self) -> Registry:
         return load_registry(*self.registries)
 
-    def vision(self, representation: Representation) -> VisionRepresentation:
+    def shape(self, representation: Representation) -> VisionRepresentation:
+        """A vision representation without weights, which has the fingerprint of those."""
         alone = Representation(representation.parts, representation.joining)  # whatever the connector
-        if alone not in self._visions:
-            self._visions[alone] = build_representation(
-                alone, self.registry, device=self.device, policy=self.training.resize
-            )
-        return self._visions[alone]
+        if alone not in self._shapes:
+            parts = [describe_encoder(part, self.registry) for part in alone.parts]
+            self._shapes[alone] = VisionRepresentation(parts, alone.joining, self.training.resize)
+        return self._shapes[alone]
+
+    def vision(self, representation: Representation, device: torch.device, dtype: torch.dtype) -> VisionRepresentation:
+        """A vision representation that computes."""
+        return build_representation(
+            representation, self.registry, device=device, dtype=dtype, policy=self.training.resize
+        )
 
     @cached_property
     def llm(self) -> str:

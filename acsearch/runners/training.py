@@ -5,23 +5,25 @@
     finetune   stage 2, the connector and the language model  ->  evaluation on the benchmarks
 
 Each step looks for what it would make in the work folder and in the work store first; see
-`acsearch.runners.work_folder`.
+`acsearch.runners.work_folder`. Stages, scores and evaluations are done by ranks, `processes` of them, and this process
+only starts and watches them: it touches no GPU and holds no model. Where that is a single process on a machine without
+a GPU, it does them itself; see `trainers.ranks.launch.apart`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from acsearch.config.study_file import StudyConfig
-from acsearch.runners import measurements
 from acsearch.runners.base import CandidateScores, Measurement, Observation, Progress
+from acsearch.runners.measurements import Measurements
+from acsearch.runners.score_request import Score, ScoreRequest
 from acsearch.runners.work_folder import WorkFolder
 from evals.benchmarks import benchmark
 from evals.launch import evaluate_result
@@ -31,9 +33,9 @@ from trainers.job import Job
 from trainers.model.loading import METRICS
 from trainers.model.precision import precision
 from trainers.ranks import preemption
+from trainers.ranks.launch import Task, apart, launch_ranks
 from trainers.representation import Representation
 from trainers.training.launch import launch
-from trainers.utils.atomic import atomic_write
 from trainers.utils.progress import StepLine
 
 
@@ -50,17 +52,17 @@ class TrainingRunner:
         Raises:
             StoreError: the work store cannot be used.
         """
-        self._folder = WorkFolder(config, work, store)
+        self._folder = WorkFolder.of(config, work, store)
         open_store(self._folder.shared)  # an address that cannot be is refused before anything is done
 
     def score(self, candidate: int, progress: Progress) -> CandidateScores:
         started, training = time.perf_counter(), self._folder.training
         step = self._steps(candidate, progress)
         with _share_of_cores(training.parallel):
-            references = step.reference_models()
+            step.reference_models()
             c = step.correspondence() if training.correspondence else None
-            connector = step.connector()
-            a = step.alignment(connector, references)
+            step.connector()
+            a = step.alignment()
         step.store.drain()  # whoever reads the scores can have the files behind them
         return CandidateScores(
             alignment=(a.value,) * len(training.benchmarks),
@@ -96,9 +98,10 @@ class _Steps:
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def reference_models(self) -> list[Path]:
+    def reference_models(self) -> None:
         """Stage 1 of the representations that A_cos compares with."""
-        return [self._train(self._folder.align_job(one), "reference") for one in self._training.references]
+        for one in self._training.references:
+            self._train(self._folder.align_job(one), "reference")
 
     def connector(self) -> Path:
         """Stage 1."""
@@ -127,47 +130,43 @@ class _Steps:
 
     def correspondence(self) -> Measurement:
         """C."""
+        return self._measured("correspondence", self._folder.correspondence_file(self._representation))
 
-        def measure() -> Measurement:
-            self._progress.report("correspondence")
-            if self._training.correspondence and self._training.correspondence.definition == "C_compat":
-                return measurements.correspondence_compat(self._assets, self._representation)
-            return measurements.correspondence(self._assets, self._representation, self._pair_maps())
+    def alignment(self) -> Measurement:
+        """A, on the models of stage 1."""
+        return self._measured("alignment", self._folder.alignment_file(self._representation))
 
-        return self._measured(self._folder.correspondence_file(self._representation), measure)
-
-    def alignment(self, connector: Path, references: Sequence[Path]) -> Measurement:
-        """A."""
-
-        def measure() -> Measurement:
-            self._progress.report("alignment")
-            return measurements.alignment(self._assets, connector, references, self._folder.index)
-
-        return self._measured(self._folder.alignment_file(self._representation), measure)
-
-    def _pair_maps(self) -> list[torch.Tensor]:
-        """Each encoder's maps of the pairs' images: a combination costs nothing that its parts have not cost."""
-        maps = []
-        for part in self._representation.parts:
-            alone = Representation((part,))
-            path = self._folder.pair_maps_file(alone)
-            self._ensure_file(path, partial(measurements.save_maps, self._assets, alone))
-            maps.append(torch.load(path, weights_only=True))
-        return maps
-
-    def _measured(self, path: Path, measure: Callable[[], Measurement]) -> Measurement:
-        """A measurement, or what it gave before."""
-        self._ensure_file(path, lambda fresh: fresh.write_text(json.dumps(measure().to_json(), indent=1)))
-        return Measurement.from_json(json.loads(path.read_text()))
-
-    def _ensure_file(self, path: Path, write: Callable[[Path], object]) -> None:
-        """Have a file here and in the store; it is written where neither has it."""
+    def _measured(self, score: Score, path: Path) -> Measurement:
+        """A score, or what it was before."""
         self._progress.heartbeat()
         if not path.exists() and not self.store.pull_file(path):
             preemption.check()
-            with atomic_write(path) as fresh:
-                write(fresh)
+            self._progress.report(score)
+            self._measure(score, path)
         self.store.push_file(path)
+        return Measurement.from_json(json.loads(path.read_text()))
+
+    def _measure(self, score: Score, path: Path) -> None:
+        folder, progress, processes = self._folder, self._progress, self._training.processes
+        if apart(processes):
+            request = ScoreRequest(
+                score=score,
+                representation=str(self._representation),
+                training=self._training,
+                home=folder.home,
+                work=folder.path,
+                store=folder.shared.url if folder.shared else None,
+            )
+            task = Task(score, "acsearch.runners", request, folder.ranks(path), path.exists)
+            launch_ranks(task, processes, progress.heartbeat, progress.report)
+            return
+
+        def check() -> None:
+            preemption.check()
+            progress.heartbeat()
+
+        measurements = Measurements(folder, self._representation, self.store, check=check)
+        measurements.correspondence() if score == "correspondence" else measurements.alignment()
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
     stages/<job digest>/              a stage of training: checkpoints, then `result/`, and the log of its metrics
     stages/<job digest>/eval/         scores and samples of each benchmark
     scores/<key>.json                 A or C, with what else was measured
+    ranks/<key>/                      request and log of the processes that measured it
 
 Everything is named by what it depends on, so nothing is done twice: not after a crash, and not for another study that
 has the same candidate. A work store (`trainers.checkpoints.work_store`) shares all of it but the data among machines.
@@ -33,22 +34,28 @@ class WorkFolder:
     Attributes:
         path: the folder, absolute.
         training: the `training` part of the study file.
+        home: folder of the study file, absolute.
         assets: what candidates are made of.
         shared: the work store that shares the folder; None for none.
     """
 
-    def __init__(self, config: StudyConfig, path: Path, store: str | None = None) -> None:
+    def __init__(self, training: TrainingConfig, home: Path, path: Path, store: str | None = None) -> None:
         """
         Args:
-            config: of a study that trains.
+            training: the `training` part of the study file.
+            home: folder of the study file.
             path: the work folder.
             store: fsspec URL of the work store; None for none.
         """
-        assert config.file.training is not None
-        self.path = path.absolute()
-        self.training: TrainingConfig = config.file.training
-        self.assets = StudyAssets(self.training, config.path.parent, self.path)
+        self.path, self.training, self.home = path.absolute(), training, home.absolute()
+        self.assets = StudyAssets(training, home, self.path)
         self.shared = Shared(url=store, root=self.path) if store else None
+
+    @classmethod
+    def of(cls, config: StudyConfig, path: Path, store: str | None = None) -> WorkFolder:
+        """The names for a study that trains; arguments as above."""
+        assert config.file.training is not None
+        return cls(config.file.training, config.path.parent, path, store)
 
     @property
     def index(self) -> Path:
@@ -79,7 +86,7 @@ class WorkFolder:
     def _job_of(self, llm_identity: str, representation: Representation, stage: Stage, start: Job | None) -> Job:
         assets = self.assets
         data = assets.data / stage.data
-        content = [assets.vision(representation).fingerprint, llm_identity, digest_of(data)]
+        content = [assets.shape(representation).fingerprint, llm_identity, digest_of(data)]
         content += [start.digest] if start else []
         return Job(
             parts=Parts(
@@ -114,13 +121,17 @@ class WorkFolder:
         """Where C is kept."""
         asked = self.training.correspondence
         assert asked is not None
-        fingerprint = self.assets.vision(representation).fingerprint
+        fingerprint = self.assets.shape(representation).fingerprint
         return self._score_file("C", [SCORES[asked.definition].id, asked.decode, fingerprint, self.assets.pairs_digest])
 
     def pair_maps_file(self, representation: Representation) -> Path:
         """Where an encoder's maps of the pairs' images are kept."""
-        fingerprint = self.assets.vision(representation).fingerprint
+        fingerprint = self.assets.shape(representation).fingerprint
         return self.path / "pairs" / f"{digest([fingerprint, self.assets.pairs_digest])[:SHORT]}.pt"
+
+    def ranks(self, score: Path) -> Path:
+        """The folder of the processes that measure what is kept in a file."""
+        return self.path / "ranks" / score.stem
 
     def _score_file(self, what: str, key: Sequence[str]) -> Path:
         return self.path / "scores" / f"{what}-{digest(key)[:SHORT]}.json"

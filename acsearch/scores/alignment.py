@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,17 +117,46 @@ def alignment_ll(model: MultimodalModel, batches: Iterable[Batch]) -> Likelihood
     Raises:
         DataError: there is no batch, or a sample has no caption token.
     """
-    means: list[Tensor] = []
-    total, tokens = 0.0, 0
-    with torch.inference_mode():
-        for batch in batches:
-            log_probs, mask = model.token_log_probs(batch)
-            means.append(_mean_per_sample(log_probs, mask).cpu())
-            total += float((log_probs.double() * mask).sum())
-            tokens += int(mask.sum())
-    if not means:
+    return likelihood_of([batch_likelihood(model, batch) for batch in batches])
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLikelihood:
+    """What A_ll needs of one batch of captions.
+
+    Attributes:
+        means: (batch,) mean log-likelihood per token of each sample.
+        total: Log-likelihood of all tokens.
+        tokens: Number of tokens.
+    """
+
+    means: Tensor
+    total: float
+    tokens: int
+
+
+@torch.inference_mode()
+def batch_likelihood(model: MultimodalModel, batch: Batch) -> BatchLikelihood:
+    """Compute what A_ll needs of one batch of captions.
+
+    Raises:
+        DataError: a sample has no caption token.
+    """
+    log_probs, mask = model.token_log_probs(batch)
+    total = float((log_probs.double() * mask).sum())
+    return BatchLikelihood(_mean_per_sample(log_probs, mask).cpu(), total, int(mask.sum()))
+
+
+def likelihood_of(batches: Sequence[BatchLikelihood]) -> LikelihoodResult:
+    """Compute A_ll from what was computed of its batches, in their order.
+
+    Raises:
+        DataError: there is no batch.
+    """
+    if not batches:
         raise DataError("no captions to measure A_ll on")
-    values = torch.cat(means).double()
+    total, tokens = _in_order(batch.total for batch in batches), sum(batch.tokens for batch in batches)
+    values = torch.cat([batch.means for batch in batches]).double()
     spread = float(values.std()) if len(values) > 1 else float("nan")
     return LikelihoodResult(float(values.mean()), spread / len(values) ** 0.5, total / tokens, len(values), tokens)
 
@@ -147,14 +178,37 @@ def alignment_cos(
     """
     if not images or not references:
         raise DataError(f"A_cos needs images and reference models, got {len(images)} and {len(references)}")
-    sums = [0.0] * len(references)
-    for start in range(0, len(images), batch_size):
-        some = images[start : start + batch_size]
-        tokens = model.image_tokens(some)
-        for place, reference in enumerate(references):
-            sums[place] += float(_nearest(tokens, reference.image_tokens(some).to(tokens.device)).double().sum())
-    by_reference = tuple(one / len(images) for one in sums)
-    return CosineResult(sum(by_reference) / len(by_reference), by_reference, len(images))
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    return cosine_of([cosine_sums(model, references, batch) for batch in batches], len(images))
+
+
+def cosine_sums(
+    model: MultimodalModel, references: Sequence[MultimodalModel], images: Sequence[Image]
+) -> tuple[float, ...]:
+    """Sum A_cos over a batch of images, for each reference model.
+
+    Raises:
+        TrainingError: a reference model has another language model.
+    """
+    tokens = model.image_tokens(images)
+    nearest = (_nearest(tokens, reference.image_tokens(images).to(tokens.device)) for reference in references)
+    return tuple(float(one.double().sum()) for one in nearest)
+
+
+def cosine_of(sums: Sequence[tuple[float, ...]], images: int) -> CosineResult:
+    """Compute A_cos from the sums over its batches, in their order.
+
+    Args:
+        sums: For each batch, what `cosine_sums` gave.
+        images: Number of images in all batches.
+    """
+    by_reference = tuple(_in_order(one) / images for one in zip(*sums, strict=True))
+    return CosineResult(sum(by_reference) / len(by_reference), by_reference, images)
+
+
+def _in_order(values: Iterable[float]) -> float:
+    """Their sum, the same in every version of Python: from 3.12 on the built-in one rounds otherwise."""
+    return reduce(add, values, 0.0)
 
 
 def _mean_per_sample(log_probs: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from trainers.encoders import Registry
 from trainers.encoders.images import SQUASH, Frame, content_seed, frame, open_image
 from trainers.encoders.joined import VisionRepresentation, build_representation, join
 from trainers.errors import DataError
+from trainers.ranks.group import ALONE, Group
 from trainers.representation import Joining, Representation
 from trainers.utils.progress import CountCallback
 
@@ -37,7 +37,12 @@ _THREADS = 8  # that open images while the encoders compute
 
 
 def extract(
-    vision: VisionRepresentation, pairs: Pairs, *, batch_size: int = 16, progress: CountCallback | None = None
+    vision: VisionRepresentation,
+    pairs: Pairs,
+    *,
+    batch_size: int = 16,
+    progress: CountCallback | None = None,
+    group: Group = ALONE,
 ) -> list[Tensor]:
     """Encode the images of pairs. Memory holds the features and a few batches of images.
 
@@ -45,27 +50,46 @@ def extract(
         vision: The vision representation.
         pairs: The pairs.
         batch_size: Images at a time.
-        progress: Called after each batch with the number of images done and the number of all.
+        progress: Called after each batch with the number of images done and the number of all; of a rank's own share.
+        group: The ranks that share the batches. Batches are the same however many there are.
 
     Returns:
-        For each encoder (images, height, width, channels), not joined, in the order of `pairs.images`, on its device.
+        For each encoder (images, height, width, channels), not joined, in the order of `pairs.images`, on its device;
+        where several ranks encoded them, on the CPU of the first, and nothing on the others.
 
     Raises:
         DataError: an image cannot be read, or does not have the size that the pairs state.
     """
-    parts = vision.encoders
-    maps: list[Tensor] = []
-    done = 0
-    for views, seeds in _batches(vision, pairs, batch_size):
+    parts, every = vision.encoders, list(range(len(pairs.images)))
+    batches = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
+    mine = group.share(batches)
+    wanted, done = sum(map(len, mine)), 0
+    maps = [torch.empty(0, *part.grid, part.width) for part in parts]  # of a rank without a share
+    for views, seeds in _prepared(vision, pairs, mine):
         features = [part.encode(view, seeds) for part, view in zip(parts, views, strict=True)]
-        if not maps:
-            maps = [one.new_empty(len(pairs.images), *one.shape[1:]) for one in features]
+        if not done:
+            maps = [one.new_empty(wanted, *one.shape[1:]) for one in features]
         for whole, some in zip(maps, features, strict=True):
             whole[done : done + len(seeds)] = some
         done += len(seeds)
         if progress:
-            progress(done, len(pairs.images))
-    return maps
+            progress(done, wanted)
+    return maps if group.size == 1 else _gathered(maps, batches, group)
+
+
+def _gathered(maps: list[Tensor], batches: Sequence[list[int]], group: Group) -> list[Tensor]:
+    """The maps of all ranks, in the order of images; nothing on ranks but the first."""
+    found = []
+    for one in maps:
+        shares = group.gather([one.cpu()])
+        if not shares:
+            continue
+        whole = shares[0].new_empty(sum(map(len, batches)), *one.shape[1:])
+        for rank, share in enumerate(shares):
+            places = [place for batch in batches[rank :: group.size] for place in batch]
+            whole[places] = share.to(whole.dtype)
+        found.append(whole)
+    return found
 
 
 def on_grid(parts: Sequence[Tensor], joining: Joining) -> list[Tensor]:
@@ -145,32 +169,49 @@ def measure_compat(
         dtype: Precision of the encoders.
         alpha: Share of the longer side of the box that counts as found.
         batch_size: Images at a time.
-        progress: Called after each batch with the number of images done and the number of all.
+        progress: As in `extract`.
 
     Raises:
         DataError: an image cannot be read or does not have the stated size, or the grid is not square.
     """
+    vision = compat_vision(representation, registry, device=device, dtype=dtype)
+    maps = extract(vision, pairs, batch_size=batch_size, progress=progress)
+    return compat_correspondence(on_grid(maps, vision.joining), pairs, alpha=alpha)
+
+
+def compat_vision(
+    representation: Representation,
+    registry: Registry,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionRepresentation:
+    """Build the encoders of a representation as C_compat shows them images, joined as it joins them.
+
+    Args:
+        representation: The representation.
+        registry: The encoders.
+        device: Device of the encoders.
+        dtype: Precision of the encoders.
+    """
     stretched = Registry({name: compat_spec(spec) for name, spec in registry.items()})
-    joining = Joining("normconcat")
-    vision = build_representation(
-        replace(representation, joining=joining), stretched, device=device, dtype=dtype, policy=SQUASH
-    )
-    parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), joining)
-    return compat_correspondence(parts, pairs, alpha=alpha)
+    joined = replace(representation, joining=Joining("normconcat"))
+    return build_representation(joined, stretched, device=device, dtype=dtype, policy=SQUASH)
 
 
-def _batches(vision: VisionRepresentation, pairs: Pairs, batch_size: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+def _prepared(
+    vision: VisionRepresentation, pairs: Pairs, batches: Sequence[list[int]]
+) -> Iterator[tuple[list[Tensor], Tensor]]:
     """For each encoder (batch, 3, size, size) uint8, and the seeds of the images. Threads open images ahead of use."""
 
     def prepare(place: int) -> tuple[tuple[Tensor, ...], int]:
         return _prepare(vision, pairs.images[place], pairs.sizes[place])
 
-    places = iter(range(len(pairs.images)))
     with ThreadPoolExecutor(_THREADS) as pool:
-        ahead = [pool.submit(prepare, place) for place in islice(places, 2 * batch_size)]
-        while ahead:
-            ready = [one.result() for one in ahead[:batch_size]]
-            ahead = ahead[batch_size:] + [pool.submit(prepare, place) for place in islice(places, batch_size)]
+        ahead = [[pool.submit(prepare, place) for place in batch] for batch in batches[:2]]
+        for number in range(len(batches)):
+            ready = [one.result() for one in ahead.pop(0)]
+            ahead += [[pool.submit(prepare, place) for place in batch] for batch in batches[number + 2 : number + 3]]
             views = zip(*(views for views, _ in ready), strict=True)
             yield [torch.stack(part) for part in views], torch.tensor([seed for _, seed in ready])
 

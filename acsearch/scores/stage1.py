@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainers.data.batch import Batch
     from trainers.data.samples import Samples
     from trainers.model.multimodal import MultimodalModel
+    from trainers.ranks.group import Group
 
 
 def choose(samples: Samples, count: int, seed: int) -> list[int]:
@@ -39,7 +40,13 @@ def choose(samples: Samples, count: int, seed: int) -> list[int]:
 
 
 def caption_batches(
-    model: MultimodalModel, samples: Samples, chosen: list[int], *, longest: int, batch_size: int
+    model: MultimodalModel,
+    samples: Samples,
+    chosen: list[int],
+    *,
+    longest: int,
+    batch_size: int,
+    group: Group | None = None,
 ) -> Iterator[Batch]:
     """Batch samples as in the training of stage 1.
 
@@ -49,6 +56,7 @@ def caption_batches(
         chosen: Indices of the samples.
         longest: As in `trainers.job.Stage`.
         batch_size: Samples of a batch.
+        group: The ranks that share the batches; default: all are ours.
 
     Yields:
         Batches on the device of the model.
@@ -56,7 +64,8 @@ def caption_batches(
     from trainers.data.collate import Batcher
 
     batcher = Batcher(samples, model.vision, model.connector.tokens, longest, model.pad_id)
-    for start in range(0, len(chosen), batch_size):
+    starts = range(0, len(chosen), batch_size)
+    for start in group.share(starts) if group else starts:
         yield batcher.batch(chosen[start : start + batch_size]).to(model.device)
 
 

@@ -58,7 +58,7 @@ def test_two_ranks_score_what_one_process_scores(
     request_of: EvaluationRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = evaluate_result(request_of, tmp_path / "one", 1)
-    monkeypatch.setattr(evaluating, "load_model", refuse)  # in this process
+    monkeypatch.setattr(evaluating, "load_on_rank", refuse)  # in this process
     said: list[str] = []
     two = evaluate_result(request_of, tmp_path / "two", 2, report=said.append)
     assert two.scores == one.scores
@@ -125,7 +125,7 @@ def test_what_an_earlier_version_committed_counts(
     with monkeypatch.context() as patch:
         patch.setattr("evals.harness.Harness", refuse)
         assert evaluate_result(request_of, tmp_path, 1).scores == before.scores
-        patch.setattr(evaluating, "load_model", refuse)  # from then on the model is not needed
+        patch.setattr(evaluating, "load_on_rank", refuse)  # from then on the model is not needed
         assert evaluate_result(request_of, tmp_path, 1).scores == before.scores
     for path, old in zip(paths, was, strict=True):
         assert json.loads(path.read_text()) == old | {"of": old["of"] | {"model": request_of.identity}}

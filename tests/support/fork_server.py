@@ -39,6 +39,7 @@ ROLES = {
 }
 _IMPORTED = [
     "acsearch.cli.study",
+    "acsearch.runners.score_request",
     "acsearch.runners.training",
     "acsearch.reporting.mlflow_record",
     "acsearch.storage.retrying",

@@ -9,7 +9,16 @@ the contract, and each other file is one adapter to a library that builds the to
 """
 
 from trainers.encoders.base import Encoder
-from trainers.encoders.registry import ADAPTERS, Registry, load_registry, make_encoder
+from trainers.encoders.registry import ADAPTERS, Registry, describe_encoder, load_registry, make_encoder
 from trainers.encoders.spec import Checkpoint, EncoderSpec
 
-__all__ = ["ADAPTERS", "Checkpoint", "Encoder", "EncoderSpec", "Registry", "load_registry", "make_encoder"]
+__all__ = [
+    "ADAPTERS",
+    "Checkpoint",
+    "Encoder",
+    "EncoderSpec",
+    "Registry",
+    "describe_encoder",
+    "load_registry",
+    "make_encoder",
+]

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         self.patch = patch or spec.patch
         self.grid = (size // self.patch, size // self.patch)
         self.width = width or spec.width
-        self.fingerprint = _fingerprint(spec, size, layer, digest)
+        self.fingerprint = fingerprint_of(spec, size, layer, digest)
         for name, value in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
@@ -189,7 +189,8 @@ def check_prefix(spec: EncoderSpec, found: int) -> None:
         )
 
 
-def _fingerprint(spec: EncoderSpec, size: int, layer: int, digest: str) -> str:
+def fingerprint_of(spec: EncoderSpec, size: int, layer: int, digest: str) -> str:
+    """The fingerprint of an encoder; see `Encoder`."""
     decisive: dict[str, Any] = {
         "adapter": spec.adapter,
         "model": spec.model,

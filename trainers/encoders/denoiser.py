@@ -21,6 +21,8 @@ from trainers.encoders.base import Encoder, image_noise
 from trainers.encoders.spec import EncoderSpec
 from trainers.errors import SpaceError
 
+WEIGHTS = timm_.WEIGHTS
+
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tensor:
     """Mix images with noise, so that images of unit variance keep it.

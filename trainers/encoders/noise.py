@@ -11,6 +11,8 @@ import torch
 from trainers.encoders.base import Encoder, image_noise
 from trainers.encoders.spec import EncoderSpec
 
+WEIGHTS = None
+
 
 class NoiseEncoder(Encoder):
     """Standard normal features, seeded by the image's content."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import local_configuration, open_weights
+from trainers.encoders.weights import WeightsFiles, local_configuration, open_weights
 from trainers.errors import SpaceError
 from trainers.pretrained.tensors import check_fits
 
@@ -29,6 +29,7 @@ with without("wandb"):  # it imports timm; see there
 
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 CONFIGURATION = "open_clip_config.json"
+WEIGHTS = WeightsFiles(NAMES, CONFIGURATION)
 _CLASS_TOKENS = 1  # every one of its vision transformers has it
 
 # open_clip builds both towers or none; the text tower is made this small and dropped

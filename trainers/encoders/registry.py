@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +28,9 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
-from trainers.encoders.base import Encoder, Loader
+from trainers.encoders.base import Encoder, Loader, fingerprint_of
 from trainers.encoders.spec import Checkpoint, EncoderSpec, Triple
+from trainers.encoders.weights import locate
 from trainers.errors import AcsearchError, ConfigError, SpaceError, WeightsError
 from trainers.pretrained.tensors import check_finite
 from trainers.representation import Part
@@ -112,27 +115,56 @@ def make_encoder(
     spec = registry.find(part)
     load: Loader = importlib.import_module(ADAPTERS[spec.adapter]).load
     layer = spec.layer if part.layer is None else part.layer
-    with torch.random.fork_rng(devices=[]):  # towers are built with random weights before theirs are loaded
-        try:
-            encoder = load(spec, part.size, layer, device=torch.device(device), dtype=dtype)
-            if not encoder.mean.is_meta:
-                check_finite(encoder)
-        except SafetensorError as error:
-            raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', are damaged: {error}") from error
-        except WeightsError as error:
-            raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', {error}") from error
-        except (AcsearchError, OSError, torch.OutOfMemoryError):  # a disk or a network that fails is tried again
-            raise
-        except Exception as error:  # whatever a library runs into with a configuration that it does not expect
-            raise SpaceError(
-                f"the encoder {spec.name!r} cannot be made of '{spec.weights}': {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}; is its configuration damaged?"
-            ) from error
+    with torch.random.fork_rng(devices=[]), _explained(spec):  # towers are random before their weights are loaded
+        encoder = load(spec, part.size, layer, device=torch.device(device), dtype=dtype)
+        if not encoder.mean.is_meta:
+            check_finite(encoder)
     if part.layer is None and encoder.width != spec.width:
         raise SpaceError(
             f"{spec.name} declares a width of {spec.width}, its tower has {encoder.width}; correct 'width'"
         )
     return encoder
+
+
+def describe_encoder(part: Part, registry: Registry) -> Encoder:
+    """Build the encoder that a part names without its weights, on the meta device, but with their fingerprint.
+
+    Weights of a hub are downloaded, so that the shape is theirs.
+
+    Args:
+        part: the encoder's name, size and layer.
+        registry: the known encoders.
+
+    Raises:
+        SpaceError: the encoder is unknown, or its weights are not there.
+    """
+    spec = registry.find(part)
+    adapter = importlib.import_module(ADAPTERS[spec.adapter])
+    if adapter.WEIGHTS is None:
+        return make_encoder(part, registry, device="meta")
+    with _explained(spec):
+        local, digest = locate(spec, adapter.WEIGHTS)
+    encoder = make_encoder(part, Registry({spec.name: replace(local, checkpoints=())}), device="meta")
+    encoder.fingerprint = fingerprint_of(spec, encoder.size, encoder.layer, digest)
+    return encoder
+
+
+@contextmanager
+def _explained(spec: EncoderSpec) -> Iterator[None]:
+    """Have errors name the encoder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', are damaged: {error}") from error
+    except WeightsError as error:
+        raise SpaceError(f"the weights of {spec.name!r}, '{spec.weights}', {error}") from error
+    except (AcsearchError, OSError, torch.OutOfMemoryError):  # a disk or a network that fails is tried again
+        raise
+    except Exception as error:  # whatever a library runs into with a configuration that it does not expect
+        raise SpaceError(
+            f"the encoder {spec.name!r} cannot be made of '{spec.weights}': {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}; is its configuration damaged?"
+        ) from error
 
 
 _Positive = Annotated[int, Field(ge=1)]

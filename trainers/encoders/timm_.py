@@ -25,13 +25,15 @@ import torch
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.import_block import without
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import Weights, check_options, local_configuration, open_weights
+from trainers.encoders.weights import Weights, WeightsFiles, check_options, local_configuration, open_weights
 from trainers.errors import SpaceError
 from trainers.pretrained.tensors import check_fits
 
 with without("wandb"):  # for a summary that nobody asks for here: four seconds
     import timm
     from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg, is_model
+
+WEIGHTS = WeightsFiles(("model.safetensors",), "config.json", bare=True)
 
 # Arguments that say where timm gets weights from and what it makes of a model, some of which are paths
 _OURS = frozenset({*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters})
@@ -106,7 +108,7 @@ def load_as(
         with device:
             tower = _create(spec, architecture, arguments, size, None)
         return kind(spec, size, tower, layer, "meta").freeze(device, dtype)
-    with open_weights(spec, ("model.safetensors",), "config.json", bare=True) as weights:
+    with open_weights(spec, WEIGHTS.names, WEIGHTS.configuration, bare=WEIGHTS.bare) as weights:
         architecture, arguments, tag = _describe(spec, options, weights.configuration)
         _refuse_wrong_gelu(spec, architecture, tag)
         with torch.device("meta"):

@@ -25,11 +25,12 @@ from transformers.utils import logging
 
 from trainers.encoders.base import Encoder, block_index, check_prefix
 from trainers.encoders.spec import EncoderSpec
-from trainers.encoders.weights import check_options, local_configuration, open_weights
+from trainers.encoders.weights import WeightsFiles, check_options, local_configuration, open_weights
 from trainers.errors import SpaceError
 from trainers.pretrained.configuration import make_config
 from trainers.pretrained.tensors import check_fits
 
+WEIGHTS = WeightsFiles(("model.safetensors", "model.safetensors.index.json"), "config.json")
 Inputs = Callable[[torch.Tensor, int], dict[str, Any]]
 
 
@@ -134,7 +135,7 @@ def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtyp
         config = _vision(spec, _described(spec))
         family, position = _cut(spec, config, size, layer)
         return TransformersEncoder(spec, size, _shape(family, config), position, "meta", family).freeze(device)
-    with open_weights(spec, ("model.safetensors", "model.safetensors.index.json"), "config.json") as weights:
+    with open_weights(spec, WEIGHTS.names, WEIGHTS.configuration) as weights:
         config = _vision(spec, _read(spec, weights.configuration))
         family, position = _cut(spec, config, size, layer)
         check_fits(_shape(family, config), weights.size)

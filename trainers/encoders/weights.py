@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,21 @@ from trainers.errors import SpaceError, WeightsError
 from trainers.pretrained.configuration import check_configuration, parse_configuration
 from trainers.pretrained.files import Pretrained, pickle_message, read_file, read_files
 from trainers.pretrained.hub import Snapshot, fetch
+
+
+@dataclass(frozen=True)
+class WeightsFiles:
+    """The files that an adapter reads.
+
+    Attributes:
+        names: weights files, best first.
+        configuration: the file that describes the tower.
+        bare: whether a safetensors file without a configuration is enough.
+    """
+
+    names: tuple[str, ...]
+    configuration: str
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,21 @@ def open_weights(
         described = _parse(spec, source / configuration, files.texts[configuration])
     with files.private_folder() as folder:
         yield Weights(folder, folder / files.main, source, digest or files.digest(), files.size, described)
+
+
+def locate(spec: EncoderSpec, files: WeightsFiles) -> tuple[EncoderSpec, str]:
+    """The same encoder with its weights in a local folder, and their digest. Nothing of them is loaded.
+
+    Args:
+        spec: what the encoder is.
+        files: that its adapter reads.
+
+    Raises:
+        SpaceError: there are none; see `open_weights`.
+        WeightsError: they cannot be used.
+    """
+    source, digest, found = _find(spec, files.names, files.configuration, files.bare)
+    return replace(spec, weights=str(source)), digest or found.digest()
 
 
 def _find(

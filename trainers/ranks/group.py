@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from trainers.utils.locks import Locks
 
 T = TypeVar("T")
 
@@ -67,11 +70,14 @@ class Group:
             dist.barrier()
 
 
+ALONE = Group()
+
+
 @contextmanager
 def joined() -> Iterator[Group]:
     """The group of this process: the one that there is, or one of gloo for as long as the block lasts."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Group()
+        yield ALONE
         return
     ours = not dist.is_initialized()
     if ours:
@@ -81,6 +87,14 @@ def joined() -> Iterator[Group]:
     finally:
         if ours:
             dist.destroy_process_group()
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[Group]:
+    """The group of a task's ranks. Waits first for whoever else on this machine does the task in this folder."""
+    first = os.environ.get("RANK", "0") == "0"
+    with Locks(folder).exclusive("lock") if first else nullcontext(), joined() as group:
+        yield group
 
 
 def is_lost_peer(error: BaseException) -> bool:

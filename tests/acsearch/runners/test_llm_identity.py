@@ -36,11 +36,11 @@ def test_the_jobs_of_two_revisions_differ_and_name_the_commit(
     hub: CachedHub, config: StudyConfig, tmp_path: Path
 ) -> None:
     first = publish(hub, tmp_path / "first")
-    job = WorkFolder(config, tmp_path / "work").finetune_job(CANDIDATE)
+    job = WorkFolder.of(config, tmp_path / "work").finetune_job(CANDIDATE)
     assert job.parts.llm == f"someone/tiny@{first}"
-    assert WorkFolder(config, tmp_path / "work").finetune_job(CANDIDATE).digest == job.digest
+    assert WorkFolder.of(config, tmp_path / "work").finetune_job(CANDIDATE).digest == job.digest
     second = publish(hub, tmp_path / "second", rms_norm_eps=1e-3)
-    other = WorkFolder(config, tmp_path / "work").finetune_job(CANDIDATE)
+    other = WorkFolder.of(config, tmp_path / "work").finetune_job(CANDIDATE)
     assert other.parts.llm == f"someone/tiny@{second}"
     assert other.digest != job.digest
 
@@ -50,9 +50,9 @@ def test_what_was_trained_before_commits_counted_stays_trained(
 ) -> None:
     """The identity was the id alone then; a stage without a result is begun anew."""
     publish(hub, tmp_path / "first")
-    folder = WorkFolder(config, tmp_path / "work")
+    folder = WorkFolder.of(config, tmp_path / "work")
     now = folder.align_job(CANDIDATE)
-    content = [folder.assets.vision(CANDIDATE).fingerprint, "someone/tiny", digest_of(now.data)]
+    content = [folder.assets.shape(CANDIDATE).fingerprint, "someone/tiny", digest_of(now.data)]
     earlier = now.model_copy(update={"identity": digest(content)})
     folder.stage(earlier).mkdir(parents=True)
     assert folder.align_job(CANDIDATE).digest == now.digest

@@ -11,8 +11,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from support.tiny_encoders import EVERY, FAMILIES, PIXELS, SEEDS, VIT, close, make, spec, specs
+from trainers.encoders import Registry, describe_encoder
 from trainers.encoders.transformers_ import TOWERS
 from trainers.errors import SpaceError
+from trainers.representation import Part
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -44,6 +46,18 @@ def test_layers_are_those_of_hidden_states(checkpoints, kind, layer):
     expected = states[layer][:, FAMILIES[kind][0] :].view(2, 4, 4, 32)
     assert torch.equal(encoder.encode(PIXELS, SEEDS), expected)
     assert encoder.fingerprint == make(specs(checkpoints)[kind], layer=encoder.layer).fingerprint
+
+
+@pytest.mark.parametrize("kind", [*EVERY, "noise"])
+def test_an_encoder_is_described_without_its_weights(checkpoints, kind):
+    """Its shape and its fingerprint, by which what was computed with it is found."""
+    given = spec("noise", None) if kind == "noise" else specs(checkpoints)[kind]
+    for layer in (None, 1, -2):
+        part, encoder = Part("tiny", 32, layer), make(given, layer=layer)
+        described = describe_encoder(part, Registry({"tiny": given}))
+        assert described.fingerprint == encoder.fingerprint
+        assert (described.grid, described.width, described.layer) == (encoder.grid, encoder.width, encoder.layer)
+        assert all(weight.is_meta for weight in described.parameters())
 
 
 @pytest.mark.parametrize("kind", EVERY)
