@@ -21,8 +21,14 @@ from trainers.utils.locks import Locks
 
 T = TypeVar("T")
 
-# For which ranks wait for one that does not come to a collective; the others of one that ended are ended at once.
-TIMEOUT = timedelta(minutes=30)
+
+def timeout(minutes: float) -> timedelta:
+    """How long ranks wait in a collective for one that does not come; the others of one that ended are ended at once.
+
+    Args:
+        minutes: unless $ACSEARCH_COLLECTIVE_SECONDS says something else.
+    """
+    return timedelta(seconds=float(os.environ.get("ACSEARCH_COLLECTIVE_SECONDS", 60 * minutes)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def joined() -> Iterator[Group]:
         return
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        dist.init_process_group("gloo", timeout=timeout(minutes=30))
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
     finally:

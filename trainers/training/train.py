@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from trainers.model.loading import build_model, load_tokenizer, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.model.packed_attention import prepare_packing
 from trainers.ranks import preemption
+from trainers.ranks.group import timeout
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.stage_checkpoints import Progress, StageCheckpoints
 from trainers.utils.locks import Locks
@@ -46,7 +46,6 @@ from trainers.utils.progress import Reporter, StepCallback, silent
 
 RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
-_TIMEOUT = timedelta(minutes=10)  # for which processes wait for one that does not come to a collective
 _REPORT_EVERY = 10  # steps between lines about speed
 
 
@@ -81,7 +80,7 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
         if first:
             _fetch(job, folder, store)
             job_samples(job, folder, report)  # whoever is waited for in a collective is given up after some minutes
-        limit = InitProcessGroupKwargs(timeout=_TIMEOUT)
+        limit = InitProcessGroupKwargs(timeout=timeout(minutes=10))
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[limit])  # here all processes meet
         if not commit.committed(result):  # by those that were waited for
             run = _Run(job, folder, accelerator, store)
