@@ -37,6 +37,7 @@ from evals.response_cache import Answers
 from evals.standard_error import UNITS, estimate
 from trainers.encoders.images import known_formats
 from trainers.errors import AcsearchError, CrashedError, EvaluationError
+from trainers.ranks.gpu_memory import out_of_memory
 from trainers.ranks.group import is_lost_peer
 from trainers.utils.progress import BenchmarkCallback
 
@@ -209,7 +210,7 @@ def _named(benchmark: str) -> Iterator[None]:
             f"{benchmark}: lmms-eval could not read its data: {_line(cause)}; give a local copy"
         ) from cause
     except torch.OutOfMemoryError as error:
-        raise EvaluationError(f"{benchmark}: out of GPU memory; give a smaller batch_size") from error
+        raise out_of_memory(f"evaluating {benchmark}", "give a smaller batch_size") from error
     except Exception as error:
         if is_lost_peer(error):
             raise CrashedError(f"{benchmark}: another process of the evaluation has ended") from error

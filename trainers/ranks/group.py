@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from trainers.errors import TrainingError
 from trainers.utils.locks import Locks
 
 T = TypeVar("T")
@@ -109,9 +110,16 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def rank_device() -> torch.device:
-    """Where this rank computes: its own GPU, or the CPU."""
+    """Where this rank computes: its own GPU, or the CPU.
+
+    Raises:
+        TrainingError: there are more ranks on this machine than GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= there:
+        raise TrainingError(f"more processes on this machine than its {there} GPUs: lower processes to that")
+    device = torch.device("cuda", place)
     torch.cuda.set_device(device)
     return device

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from trainers.errors import AcsearchError, PreemptedError
 from trainers.ranks import preemption
 from trainers.ranks.error_file import write_error
+from trainers.ranks.gpu_memory import note_memory, out_of_memory
+from trainers.ranks.group import rank_device
 
 
 def run_rank(work: Callable[[], object], folder: Path) -> None:
@@ -25,13 +30,22 @@ def run_rank(work: Callable[[], object], folder: Path) -> None:
     """
     os.environ |= slurm_ranks(os.environ)
     try:
-        with preemption.listening():
+        with preemption.listening(), _explained():
+            note_memory(rank_device())
             work()
     except PreemptedError:
         sys.exit(preemption.EXIT_CODE)
     except AcsearchError as error:
         write_error(folder, error)
         sys.exit(f"{type(error).__name__}: {error.line}")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:  # who knows better what was too large says so
+        raise out_of_memory("with the model alone", "its weights do not fit this GPU") from error
 
 
 def slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from trainers.model.loading import build_model, load_tokenizer, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.model.packed_attention import prepare_packing
 from trainers.ranks import preemption
+from trainers.ranks.gpu_memory import out_of_memory
 from trainers.ranks.group import timeout
 from trainers.training.metrics_log import MetricsLog
 from trainers.training.stage_checkpoints import Progress, StageCheckpoints
@@ -309,9 +310,9 @@ class _Run:
             self.accelerator.backward(loss * (self.accelerator.num_processes / max(tokens, 1)))
         except torch.OutOfMemoryError as error:
             samples, positions = batch.input_ids.shape
-            raise CandidateError(
-                f"out of memory on a micro-batch of {samples} samples x {positions} positions: "
-                f"lower micro_batch (the batch stays {self.stage.batch}), or set gradient_checkpointing: true"
+            raise out_of_memory(
+                f"on a micro-batch of {samples} samples x {positions} positions",
+                f"lower micro_batch (the batch stays {self.stage.batch}), or set gradient_checkpointing: true",
             ) from error
         detached: torch.Tensor = loss.detach()
         return detached
