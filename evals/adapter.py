@@ -6,7 +6,8 @@ template is the model's own matter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Protocol
@@ -26,7 +27,10 @@ MAX_NEW_TOKENS = 64
 
 
 class Model(Protocol):
-    """What can be evaluated."""
+    """What can be evaluated.
+
+    A model may have a method `prompt_length(image, prompt)` too: it is then asked batches of prompts of equal length.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -51,10 +55,21 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class _Question:
+    """A question without its image, which is loaded when it is asked: a task's images together would fill the memory.
+
+    Attributes:
+        prompt: the text.
+        max_new_tokens: the longest answer.
+        length: positions of the prompt and its image, where the model says so; else characters of the text.
+        key: of its answer.
+        row: of the request.
+    """
+
     prompt: str
-    image: Image.Image | None
     max_new_tokens: int
+    length: int
     key: str
+    row: int
 
 
 class AcsearchModel(lmms):
@@ -84,6 +99,7 @@ class AcsearchModel(lmms):
         super().__init__()
         self.model, self.batch_size, self.images, self.progress = model, batch_size, images, progress
         self.answers = answers if answers is not None else Answers(None, "")
+        self._length_of: Callable[[Image.Image | None, str], int] | None = getattr(model, "prompt_length", None)
 
     @property
     def device(self) -> torch.device:
@@ -96,17 +112,18 @@ class AcsearchModel(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Answer requests, in their order. Long prompts are asked first, so that memory runs out early or never."""
-        order = sorted(range(len(requests)), key=lambda index: -len(requests[index].args[0]))
-        texts = [""] * len(requests)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            questions = [self._question(requests[row]) for row in rows]
-            self._ask(questions)
-            for row, question in zip(rows, questions, strict=True):
-                answer = self.answers.get(question.key) or ""
-                texts[row] = _until(_printable(answer).strip(), requests[row].args[1].get("until"))
-            self._tell(requests[rows[0]].args[4], start + len(rows), len(order))
-        return texts
+        questions = [self._question(row, request) for row, request in enumerate(requests)]
+        new = {one.key: one for one in reversed(questions) if self.answers.get(one.key) is None}  # equal questions once
+        waiting = Counter(one.key for one in questions if one.key in new)
+        left = waiting.total()
+        for batch in self._batches(list(new.values())):
+            images = [self._shown(requests[one.row]) for one in batch]
+            texts = self.model.generate(images, [one.prompt for one in batch], batch[0].max_new_tokens)
+            self.answers.add({one.key: text for one, text in zip(batch, texts, strict=True)})
+            left -= sum(waiting[one.key] for one in batch)
+            self._tell(requests[0].args[4], len(requests) - left, len(requests))
+        found = [_printable(self.answers.get(one.key) or "").strip() for one in questions]
+        return [_until(text, request.args[1].get("until")) for text, request in zip(found, requests, strict=True)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """The loss of each continuation, and whether greedy decoding gives it. lmms-eval chooses the smallest loss.
@@ -129,7 +146,7 @@ class AcsearchModel(lmms):
             docs = [self.task_dict[task][split][doc_id] for _, _, _, doc_id, task, split in rows]
             shown = [self._image(row[2](doc), row[4]) for row, doc in zip(rows, docs, strict=True)]
             wanted = [row[1](doc) if callable(row[1]) else row[1] for row, doc in zip(rows, docs, strict=True)]
-            found = log_likelihood(shown, [row[0] for row in rows], wanted)
+            found = log_likelihood(shown, [row[0] for row in rows], [text.strip() for text in wanted])
             losses += [GenerationResult((-float(value), bool(greedy))) for value, greedy in found]
             self._tell(rows[0][4], start + len(rows), len(requests))
         return losses
@@ -142,13 +159,29 @@ class AcsearchModel(lmms):
         """
         raise EvaluationError(f"{requests[0].task_name}: asks in several rounds; only single questions can be asked")
 
-    def _question(self, request: Instance) -> _Question:
-        prompt, options, visual, doc_id, task, split = request.args
+    def _question(self, row: int, request: Instance) -> _Question:
+        prompt, options, _, _, task, _ = request.args
         if options.get("do_sample") or options.get("temperature") or (options.get("num_beams") or 1) > 1:
             raise EvaluationError(f"{task}: wants sampling or beams; models are evaluated greedily, with temperature 0")
-        limit = int(options.get("max_new_tokens") or MAX_NEW_TOKENS)
-        image = self._image(visual(self.task_dict[task][split][doc_id]), task)
-        return _Question(prompt, image, limit, question_key(prompt, image, limit))
+        limit, image = int(options.get("max_new_tokens") or MAX_NEW_TOKENS), self._shown(request)
+        length = self._length_of(image, prompt) if self._length_of else len(prompt)
+        return _Question(prompt, limit, length, question_key(prompt, image, limit), row)
+
+    def _batches(self, questions: list[_Question]) -> Iterator[list[_Question]]:
+        """Questions with equal limits, and of equal length where that is what the model can answer together."""
+
+        def kind(one: _Question) -> tuple[int, int]:
+            return one.max_new_tokens, -one.length if self._length_of else 0
+
+        ordered = sorted(questions, key=lambda one: (one.max_new_tokens, -one.length, one.row))
+        for _, group in groupby(ordered, key=kind):
+            alike = list(group)
+            for start in range(0, len(alike), self.batch_size):
+                yield alike[start : start + self.batch_size]
+
+    def _shown(self, request: Instance) -> Image.Image | None:
+        _, _, visual, doc_id, task, split = request.args
+        return self._image(visual(self.task_dict[task][split][doc_id]), task)
 
     def _image(self, visuals: Sequence[Any] | None, task: str) -> Image.Image | None:
         if not visuals:
@@ -165,15 +198,6 @@ class AcsearchModel(lmms):
             )
         image: Image.Image = visuals[0]
         return image.convert("RGB")
-
-    def _ask(self, questions: Sequence[_Question]) -> None:
-        """Ask the model what it has not answered before, and equal questions once."""
-        new = {question.key: question for question in questions if self.answers.get(question.key) is None}
-        by_limit = sorted(new.values(), key=lambda question: question.max_new_tokens)
-        for limit, group in groupby(by_limit, key=lambda question: question.max_new_tokens):
-            asked = list(group)
-            texts = self.model.generate([one.image for one in asked], [one.prompt for one in asked], limit)
-            self.answers.add({one.key: text for one, text in zip(asked, texts, strict=True)})
 
     def _tell(self, task: str, done: int, total: int) -> None:
         if self.progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from PIL import Image
 
 from evals import Benchmark, evaluate
 from support import ROOT, ghostscript
-from support.evaluation import COUNT, GIVEN, Oracle, run
+from support.evaluation import COUNT, GIVEN, Oracle, run, samples, trained_result, write_questions
 from trainers.errors import EvaluationError
+from trainers.model.generation import prompt_batch, prompt_ids
+from trainers.model.loading import load_model
 
 
 def test_the_process_is_left_as_it_was(
@@ -100,3 +103,41 @@ def test_likelihoods_choose_the_likeliest(tmp_path: Path, questions: dict[str, P
     ).model_copy(update={"metric": "acc"})
     result = evaluate(Likelihoods([]), [choosing], tmp_path / "out", data=questions)
     assert result.scores["micro_count"].points == pytest.approx(200 / 7)
+
+
+def test_a_model_chooses_the_reply_that_is_likeliest_word_by_word(tmp_path: Path) -> None:
+    """A task that compares log-likelihoods, by a trained model of ours and by hand."""
+    model = load_model(trained_result(tmp_path))
+    choices = ["red", "a big circle", "blue square"]
+
+    def likeliest(image: Image.Image, question: str) -> str:
+        values = []
+        for choice in choices:
+            ids, value = prompt_ids(model, question, True), 0.0
+            for word in choice.split():
+                batch = prompt_batch(model, [ids], [image])
+                with torch.no_grad():
+                    logits = model.llm(inputs_embeds=model.embed(batch)).logits[0, -1]
+                ids = [*ids, model.tokenizer.convert_tokens_to_ids(word)]
+                value += float(logits.double().log_softmax(-1)[ids[-1]])
+            values.append(value)
+        return choices[values.index(max(values))]
+
+    answers = [choices[i % 3] for i in range(12)]
+    data = {"micro_count": write_questions(tmp_path / "count.parquet", answers)}
+    rows = pq.read_table(data["micro_count"]).to_pylist()
+    shown = [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in rows]
+    said = [likeliest(image, row["question"]) for image, row in zip(shown, rows, strict=True)]
+    choosing = own(
+        tmp_path,
+        output_type="multiple_choice",
+        doc_to_choice=choices,
+        generation_kwargs=None,
+        process_results=None,
+        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    ).model_copy(update={"metric": "acc"})
+    result = evaluate(model, [choosing], tmp_path / "out", data=data, batch_size=5)
+    hits = [choice == answer for choice, answer in zip(said, answers, strict=True)]
+    assert [record["acc"] for record in samples(tmp_path / "out")] == hits
+    assert result.scores["micro_count"].points == pytest.approx(100 * sum(hits) / 12)
+    assert 0 < sum(hits) < 12

@@ -23,7 +23,7 @@ from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Tokenizer
 from trainers.encoders.joined import VisionRepresentation, join
 from trainers.errors import ConfigError, TrainingError
 from trainers.job import Tune
-from trainers.model import generation
+from trainers.model import generation, likelihood
 from trainers.model.fsdp import assign
 from trainers.model.loss import plain_head, summed_loss, supervised_logits
 from trainers.model.packed_attention import packed_inputs
@@ -129,7 +129,7 @@ class MultimodalModel(nn.Module):
     # -- generation ----------------------------------------------------------------------------------------------------
 
     def generate(
-        self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 64
+        self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 256
     ) -> list[str]:
         """Answer prompts greedily, each about its image if it has one.
 
@@ -145,6 +145,38 @@ class MultimodalModel(nn.Module):
             TrainingError: a prompt has another number of `<image>` than images.
         """
         return generation.generate(self, images, prompts, max_new_tokens, batch_size)
+
+    def prompt_length(self, image: Image.Image | None, prompt: str) -> int:
+        """Positions that a prompt takes with its image. Prompts of equal length are answered together by `generate`.
+
+        Raises:
+            TrainingError: the prompt has another number of `<image>` than images.
+        """
+        return len(generation.prompt_ids(self, prompt, image is not None))
+
+    def log_likelihood(
+        self,
+        images: Sequence[Image.Image | None],
+        prompts: Sequence[str],
+        continuations: Sequence[str],
+        batch_size: int = 32,
+    ) -> list[tuple[float, bool]]:
+        """How likely continuations are as replies to prompts.
+
+        Args:
+            images: an image or None for each prompt.
+            prompts: as for `generate`.
+            continuations: a reply to each. What ends a reply in the template is not scored.
+            batch_size: prompts at a time.
+
+        Returns:
+            For each the log-likelihood, summed over the reply's tokens, in nats; and whether each of these tokens is
+            the likeliest after those before it.
+
+        Raises:
+            TrainingError: a prompt has another number of `<image>` than images, or a reply has no token.
+        """
+        return likelihood.log_likelihood(self, images, prompts, continuations, batch_size)
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -113,3 +113,11 @@ def test_a_prompt_has_as_many_images_as_it_shows(folder: Path) -> None:
     assert prompt_ids(model, "<image> what", False) == prompt_ids(model, "unknown what", False)
     with pytest.raises(TrainingError, match="a prompt with 2 <image> for 1 image"):
         model.generate([image], ["<image> <image> what"], 4)
+
+
+def test_a_prompts_length_is_that_of_its_positions(folder: Path, questions: Any) -> None:
+    """By it whoever asks finds the questions that share a batch."""
+    model = build_model(parts(folder, ALL))
+    words = [model.prompt_length(None, prompt) for prompt in ("what is it ?", "what colour is the shape ?")]
+    assert words[1] - words[0] == 2
+    assert model.prompt_length(tiny.picture("red", 0), "what is it ?") == words[0] + model.connector.tokens
