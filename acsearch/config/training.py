@@ -151,7 +151,7 @@ class TrainingConfig(StrictModel):
         finetune: Stage 2, the finetune.
         benchmarks: Names of the benchmarks.
         evaluation: How trained models are evaluated.
-        processes: Processes of one training run, for instance one for each GPU.
+        processes: Processes that train together, for instance one for each GPU; as many measure A and C and evaluate.
         parallel: Candidates that are scored at the same time. They share the cores of the machine, which helps tiny
             models that make poor use of several cores.
         hardware: The hardware that a plan calculates for.

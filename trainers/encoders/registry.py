@@ -11,7 +11,8 @@ size's model, weights and revision instead of the row's own:
 `weights` is local where a file or folder of that path is beside the YAML file, or where it reads as a path ("./x",
 "../x", "/x", "x.safetensors"); else it is a hub id. A study's row replaces a shipped one of the same name.
 
-A new encoder is one row. A new library is one file with `load` (see `base.Loader`) and one line in `ADAPTERS`.
+A new encoder is one row. A new library is one file with `load` (see `base.Loader`) and `WEIGHTS`, the files that it
+reads (None for none), and one line in `ADAPTERS`.
 """
 
 from __future__ import annotations
