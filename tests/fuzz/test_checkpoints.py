@@ -32,6 +32,7 @@ from trainers.model.loading import MODEL, WEIGHTS, load_llm, load_model
 from trainers.representation import Part
 from trainers.training.train import _Run, run_stage
 
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 PICTURE = tiny.picture("red", 0)
 
 
@@ -122,22 +123,21 @@ def damage(draw: fuzzing.Draw, folder: Path, kinds: dict[str, list[str]], escape
     elif kind == "weights":
         change_weights(draw, path)
     elif kind == "pickle":
-        state = torch.load(path, weights_only=True)
-        trap = draw(st.sampled_from([Escaped(escaped), {"state": Escaped(escaped)}, state | {"x": Escaped(escaped)}]))
-        draw(st.sampled_from([torch.save, lambda what, where: where.write_bytes(pickle.dumps(what))]))(trap, path)
-    elif kind == "state":
-        state = torch.load(path, weights_only=True)
-        change = draw(st.sampled_from(["no state", "no groups", "groups", "list", "shapes", "extra"]))
-        changed: Any = {
-            "no state": {"param_groups": state["param_groups"]},
-            "no groups": {"state": state["state"]},
-            "groups": state | {"param_groups": state["param_groups"][:1]},
-            "list": [1, 2],
-            "shapes": state
-            | {"state": {key: {**one, "exp_avg": torch.zeros(7)} for key, one in state["state"].items()}},
-            "extra": state | {"state": {**state["state"], 999: {"step": torch.tensor(1.0)}}},
-        }[change]
-        torch.save(changed, path)
+        path.with_name("shard.pt").write_bytes(pickle.dumps(Escaped(escaped)))
+        torch.save(draw(st.sampled_from([Escaped(escaped), {"state": Escaped(escaped)}])), path)
+    elif kind == "places":
+        change_places(draw, path)
+
+
+def change_places(draw: fuzzing.Draw, path: Path) -> None:
+    """Where the shards of a checkpoint say that they belong."""
+    weights = load_file(path)
+    places = {name: {"saved_offsets": [0] * weight.ndim} for name, weight in weights.items()}
+    name = draw(st.sampled_from(sorted(places)))
+    wrong = draw(st.sampled_from([[1], [-1], [10**12], [0.5], ["x"], [], [0] * 9, None, {}]))
+    places[name] = draw(st.sampled_from([{"saved_offsets": wrong}, {}]))
+    said = draw(st.sampled_from([json.dumps(places), "[]", "{", "null", "1"]))
+    save_file(weights, path, metadata={"format": "pt", "DCP_SHARDING_INFO": said})
 
 
 def change_value(draw: fuzzing.Draw, path: Path) -> None:
@@ -199,11 +199,7 @@ def test_checkpoint_to_go_on_from(world: World, tmp_path: Path, damaged: st.Data
     folder = tmp_path / "stage"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(world.step, folder / world.step.name)
-    kinds = {
-        WEIGHTS: ["weights"] * 4,
-        "state.json": ["tree"] * 8,
-        "optimizer.pt": ["pickle", "pickle", "state", "state"],
-    }
+    kinds = {SHARD: ["weights", "weights", "places", "places", "pickle"], "state.json": ["tree"] * 8}
     damage(damaged.draw, folder / world.step.name, kinds | {commit.MANIFEST: ["tree"]}, tmp_path / "escaped")
     if damaged.draw(st.sampled_from([True, True, False])):
         sealed(folder / world.step.name)
@@ -227,10 +223,10 @@ def test_checkpoint_to_go_on_from(world: World, tmp_path: Path, damaged: st.Data
 def test_a_hostile_checkpoint_stops_the_run_before_it_writes(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "stage"
     shutil.copytree(world.stage, folder)
-    torch.save({"state": Escaped(tmp_path / "escaped")}, folder / world.step.name / "optimizer.pt")
+    torch.save({"state": Escaped(tmp_path / "escaped")}, folder / world.step.name / SHARD)
     sealed(folder / world.step.name)
     before = fuzzing.contents(folder)
-    with pytest.raises(TrainingError, match="optimizer.pt: not an optimizer's state"):
+    with pytest.raises(TrainingError, match="step-.*: its tensors cannot be read"):
         run_stage(world.job, folder)
     assert fuzzing.contents(folder) == before
     assert not (tmp_path / "escaped").exists()

@@ -93,6 +93,11 @@ def flip_bit(path: Path, place: float = 0.5) -> None:
     path.write_bytes(content)
 
 
+def _tensors(folder: Path) -> Path:
+    """The first file of tensors in a result or a checkpoint."""
+    return min(folder.glob("*.safetensors"))
+
+
 def damage(kind: str) -> Callable[[Path], object]:
     """Return a function that damages a checkpoint in one of the ways that happen."""
     breaks: dict[str, Callable[[Path], object]] = {
@@ -100,9 +105,9 @@ def damage(kind: str) -> Callable[[Path], object]:
         "half a mark": lambda folder: os.truncate(folder / commit.MANIFEST, 40),
         "empty mark": lambda folder: (folder / commit.MANIFEST).write_text("{}"),
         "a file missing": lambda folder: (folder / "state.json").unlink(),
-        "cut short": lambda folder: os.truncate(folder / "optimizer.pt", 1000),
-        "a bit of the weights": lambda folder: flip_bit(folder / WEIGHTS),
-        "a bit of the optimizer": lambda folder: flip_bit(folder / "optimizer.pt", 0.9),
+        "cut short": lambda folder: os.truncate(_tensors(folder), 1000),
+        "a bit of the weights": lambda folder: flip_bit(_tensors(folder)),
+        "a bit of the header": lambda folder: flip_bit(_tensors(folder), 0.01),
         "a bit of the mark": lambda folder: flip_bit(folder / commit.MANIFEST),
         "half-written": lambda folder: folder.rename(folder.with_name(f".{folder.name}.99999")),
     }

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -28,6 +29,7 @@ RESULT = "result"  # of a stage
 PREFIX = "step-"
 KEEP = 2  # checkpoints of a stage
 LARGEST_MANIFEST = 2**20  # bytes
+_READERS = 8  # files that are read at a time
 _PART = "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"  # of a name: not hidden, no "..", nothing that a shell or a pattern reads
 
 FileName = Annotated[str, StringConstraints(pattern=f"^{_PART}(/{_PART}){{0,3}}$")]
@@ -77,24 +79,45 @@ def commit_folder(folder: Path, expected: dict[str, str] | None = None) -> Itera
     Raises:
         TrainingError: other files were written than expected.
     """
+    fresh = begin(folder)
+    try:
+        yield fresh
+        complete(fresh, folder, expected)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def begin(folder: Path) -> Path:
+    """A new temporary folder, to become `folder` by `complete`. What a process that died left of one is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for half in folder.parent.glob(f".{folder.name}.*"):  # of a process that died
+    for half in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(half, ignore_errors=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     fresh.mkdir()
-    try:
-        yield fresh
-        files = {path.relative_to(fresh).as_posix(): sha256(path) for path in _files(fresh)}
-        if expected not in (None, files):
-            raise TrainingError(f"{folder}: not what its {MANIFEST} says")
-        (fresh / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
-        for path in [*_files(fresh), fresh]:
-            _sync(path)
-        shutil.rmtree(folder, ignore_errors=True)  # an uncommitted or broken one
-        fresh.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    return fresh
+
+
+def complete(fresh: Path, folder: Path, expected: dict[str, str] | None = None) -> None:
+    """Commit what was written into a temporary folder.
+
+    Args:
+        fresh: the folder that `begin` made.
+        folder: the folder to commit; what is there already is replaced.
+        expected: SHA-256 of each file, where they are known.
+
+    Raises:
+        TrainingError: other files were written than expected.
+    """
+    paths = _files(fresh)
+    files = {path.relative_to(fresh).as_posix(): one for path, one in zip(paths, _digests(paths), strict=True)}
+    if expected not in (None, files):
+        raise TrainingError(f"{folder}: not what its {MANIFEST} says")
+    (fresh / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True))
+    for path in [*_files(fresh), fresh]:
+        _sync(path)
+    shutil.rmtree(folder, ignore_errors=True)  # an uncommitted or broken one
+    fresh.rename(folder)
+    _sync(folder.parent)
 
 
 def committed(folder: Path) -> bool:
@@ -112,17 +135,27 @@ def verify(folder: Path) -> None:
     Raises:
         TrainingError: something is missing or broken; the message says what.
     """
+    files = read_manifest(folder)
+    paths = [folder / name for name in files]
+    for name, path in zip(files, paths, strict=True):
+        if not path.is_file():
+            raise TrainingError(f"{folder}: {name} is missing")
+    for (name, digest), found in zip(files.items(), _digests(paths), strict=True):
+        if found != digest:
+            raise TrainingError(f"{folder}: {name} has changed or is broken")
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The files of a committed folder with their SHA-256, as it says itself.
+
+    Raises:
+        TrainingError: it has no manifest, or one that cannot be used.
+    """
     try:
-        files = _manifest(folder)
+        return _manifest(folder)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"{folder}: not a committed checkpoint: no readable {MANIFEST}: {reason}") from error
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise TrainingError(f"{folder}: {name} is missing")
-        if sha256(path) != digest:
-            raise TrainingError(f"{folder}: {name} has changed or is broken")
 
 
 def missing(folder: Path) -> bool:
@@ -164,6 +197,12 @@ def _manifest(folder: Path) -> dict[str, str]:
         raise ValueError("not a regular file")
     with path.open("rb") as file:
         return parse_manifest(file.read(LARGEST_MANIFEST + 1))
+
+
+def _digests(paths: list[Path]) -> list[str]:
+    """SHA-256 of files, some at a time: of many shards it takes minutes one by one."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(sha256, paths))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,26 +1,14 @@
-"""Weights, gradients and optimizer spread over processes (FSDP2), and gathered again for checkpoints.
-
-Checkpoints hold whole tensors, so a run may go on with another number of processes.
-"""
+"""Weights, gradients and optimizer spread over processes (FSDP2)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from pickle import PickleError
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from trainers.errors import TrainingError, first_line
 
 Groups = list[dict[str, Any]]
 
@@ -65,37 +53,3 @@ def assign(weight: torch.Tensor, value: torch.Tensor) -> None:
         if isinstance(weight, DTensor):
             value = distribute_tensor(value.to(weight.device, weight.dtype), weight.device_mesh, weight.placements)
         weight.copy_(value)
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state by names of weights, in whole tensors on the CPU. Only the first process gets it."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=isinstance(model, FSDPModule))
-    return get_optimizer_state_dict(model, optimizer, options=options)
-
-
-def read_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Read an optimizer's state from a file, and check that its moments fit. Code in the file is not run.
-
-    Args:
-        path: the file.
-        optimizer: the one that the state is for.
-
-    Raises:
-        TrainingError: the file is no optimizer's state, or is that of another optimizer.
-    """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        keys = [key for group in found["param_groups"] for key in group["params"]]
-        shapes = {key: [one["exp_avg"].shape, one["exp_avg_sq"].shape] for key, one in found["state"].items()}
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, PickleError) as error:
-        raise TrainingError(f"{path}: not an optimizer's state: {first_line(error)}") from error
-    own = {key: [weight.shape] * 2 for key, weight in zip(keys, weights, strict=False)}
-    if len(keys) != len(weights) or any(own.get(key) != shape for key, shape in shapes.items()):
-        raise TrainingError(f"{path}: of another model: its moments do not fit the weights that are trained")
-    return found
-
-
-def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give a sharded model's optimizer the state that `optimizer_state` gave, on every process."""
-    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

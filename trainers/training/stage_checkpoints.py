@@ -1,6 +1,7 @@
 """The checkpoints of a stage that is being trained: committed, taken up again, and its result at the end.
 
-Every process of the stage makes these calls at the same time; the first one writes.
+Every process of the stage makes these calls at the same time. Each writes its own part of a checkpoint, in the
+background; the first one commits it when all parts are there.
 """
 
 from __future__ import annotations
@@ -9,26 +10,33 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pydantic import BaseModel
 from safetensors.torch import save_file
+from torch import Tensor
 
 from trainers.checkpoints import commit
+from trainers.checkpoints.shards import Shards, start_saving
 from trainers.checkpoints.work_store import Store
 from trainers.errors import TrainingError
 from trainers.job import Job
-from trainers.model.fsdp import full_tensor, load_optimizer_state, optimizer_state, read_optimizer
-from trainers.model.loading import METRICS, MODEL, WEIGHTS, load_weights
+from trainers.model.fsdp import full_tensor
+from trainers.model.loading import METRICS, MODEL, WEIGHTS
 from trainers.model.multimodal import MultimodalModel
 from trainers.training.metrics_log import MetricsLog
 
-_OPTIMIZER, _STATE = "optimizer.pt", "state.json"
+_STATE, _MOMENTS = "state.json", "optimizer"
+_EARLIER = "optimizer.pt"  # what checkpoints had until they were sharded
 
 
 @dataclass
@@ -86,21 +94,65 @@ class StageCheckpoints:
         return self.job.stage.shard and self.accelerator.num_processes > 1
 
     def save(self, model: MultimodalModel, optimizer: Any, progress: Progress) -> None:
-        """Commit a checkpoint of this step."""
-        self.accelerator.wait_for_everyone()
-        weights, inner = _gathered(model.trainable()), optimizer.optimizer
-        moments = optimizer_state(model, inner) if self.sharded else inner.state_dict()
-        if self.accelerator.is_main_process:
-            target = commit.step_folder(self.folder, progress.step)
-            with commit.commit_folder(target) as folder:
-                save_file(weights, folder / WEIGHTS)
-                torch.save(moments, folder / _OPTIMIZER)
-                state = {"job": self.job.digest, "progress": vars(progress), "labels": self.job.labels}
-                (folder / _STATE).write_text(json.dumps(state, indent=1))
-                self._keep_metrics(folder)
-            self.store.push(target, commit.KEEP)
-            commit.prune(self.folder, commit.KEEP, spare=self.store.busy)
-        self.accelerator.wait_for_everyone()
+        """Begin to write a checkpoint of this step; training goes on meanwhile. `wait` returns when it is committed."""
+        self.wait()
+        target = commit.step_folder(self.folder, progress.step)
+        fresh = self._begin(target, progress) if self.accelerator.is_main_process else None
+        fresh = broadcast_object_list([fresh])[0]
+        tensors, group, writes = model.trainable() | _moments(model, optimizer.optimizer), self._group, True
+        if not self._reached_by_all(fresh):  # machines with a disk of their own each: the first one takes all
+            tensors = _gathered(tensors, keep=self.accelerator.is_main_process)
+            group, writes = None, self.accelerator.is_main_process
+        if writes:
+            saving = start_saving(tensors, fresh, group)
+            first = self.accelerator.is_main_process
+            self._pending.append(self._committer.submit(self._commit, saving, fresh, target) if first else saving)
+
+    def wait(self) -> None:
+        """Return when no checkpoint is being written any more.
+
+        Raises:
+            OSError: it cannot be written, and other errors of the disk and of the processes that write together.
+        """
+        while self._pending:
+            self._pending.pop().result()
+
+    def _begin(self, target: Path, progress: Progress) -> Path:
+        """A folder with everything but the tensors."""
+        fresh = commit.begin(target)
+        state = {"job": self.job.digest, "progress": vars(progress), "labels": self.job.labels}
+        (fresh / _STATE).write_text(json.dumps(state, indent=1))
+        self._keep_metrics(fresh)
+        return fresh
+
+    def _commit(self, saving: Future[Any], fresh: Path, target: Path) -> None:
+        """When all processes have written their shards."""
+        try:
+            saving.result()
+            commit.complete(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.store.push(target, commit.KEEP)
+        commit.prune(self.folder, commit.KEEP, spare=self.store.busy)
+
+    def _reached_by_all(self, folder: Path) -> bool:
+        """Whether every process sees a folder of the first one. All of them ask together."""
+        seen = torch.tensor(int(folder.is_dir()), device=self.accelerator.device)
+        everyone = int(self.accelerator.reduce(seen, "sum"))
+        return everyone == int(self.accelerator.num_processes)
+
+    @cached_property
+    def _group(self) -> Any:
+        """Processes that talk while the others train; None for a process by itself."""
+        return dist.new_group(backend="gloo") if self.accelerator.num_processes > 1 else None
+
+    @cached_property
+    def _pending(self) -> list[Future[Any]]:
+        return []
+
+    @cached_property
+    def _committer(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "checkpoint")
 
     def resume(self, model: MultimodalModel, optimizer: Any, steps: int) -> Progress:
         """Take up the last committed checkpoint, if there is one. All processes take the same.
@@ -135,12 +187,13 @@ class StageCheckpoints:
             raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
         if not 0 <= state.progress.step <= steps:
             raise TrainingError(f"{folder}: {_STATE}: step {state.progress.step} of {steps}")
-        moments = read_optimizer(folder / _OPTIMIZER, optimizer)
-        model.load_trainable(load_weights(folder, set(model.trainable())), folder)
-        if self.sharded:
-            load_optimizer_state(model, optimizer.optimizer, moments)
-        else:
-            optimizer.load_state_dict(moments)
+        if (folder / _EARLIER).exists():
+            raise TrainingError(
+                f"{folder}: of an earlier version: finish it with that one, or move {self.folder} away to start again"
+            )
+        shards = Shards(folder)
+        moments = _moments(model, optimizer.optimizer, shards.names)
+        shards.load({name: one.detach() for name, one in (model.trainable() | moments).items()}, self._group)
         return state.progress
 
     def broadcast(self, folder: Path) -> None:
@@ -160,7 +213,7 @@ class StageCheckpoints:
         accelerator.wait_for_everyone()
 
     def finish(
-        self, model: MultimodalModel, inherited: dict[str, torch.Tensor], progress: Progress, trained_on: dict[str, Any]
+        self, model: MultimodalModel, inherited: dict[str, Tensor], progress: Progress, trained_on: dict[str, Any]
     ) -> None:
         """Commit the stage's result, and remove its checkpoints.
 
@@ -170,8 +223,9 @@ class StageCheckpoints:
             progress: what the whole stage cost.
             trained_on: the number of samples, and the names of rows that were left out.
         """
+        self.wait()
         self.accelerator.wait_for_everyone()
-        weights = _gathered(inherited | model.trainable())
+        weights = _gathered(inherited | model.trainable(), keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             result = self.folder / commit.RESULT
             with commit.commit_folder(result) as folder:
@@ -194,6 +248,32 @@ class StageCheckpoints:
             shutil.copyfile(self.metrics_log.path, folder / self.metrics_log.path.name)
 
 
-def _gathered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Whole tensors on the CPU. All processes must ask together."""
-    return {name: full_tensor(weight.detach()).cpu().contiguous() for name, weight in weights.items()}
+def _moments(
+    model: MultimodalModel, optimizer: torch.optim.Optimizer, names: Set[str] = frozenset()
+) -> dict[str, Tensor]:
+    """What AdamW remembers of each weight, under names of its own.
+
+    Args:
+        model: whose weights are trained.
+        optimizer: that trains them.
+        names: of what is to be remembered, where the optimizer has none of it yet.
+    """
+    found: dict[str, Tensor] = {}
+    for name, weight in model.trainable().items():
+        state = optimizer.state.get(weight, {})
+        if f"{_MOMENTS}.{name}.step" in names:
+            fused = optimizer.param_groups[0].get("fused")
+            place = weight.device if fused else torch.device("cpu")
+            state = optimizer.state[weight] = {
+                "step": torch.zeros((), device=place),
+                "exp_avg": torch.zeros_like(weight, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
+            }
+        found |= {f"{_MOMENTS}.{name}.{kind}": one for kind, one in state.items()}
+    return found
+
+
+def _gathered(weights: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, of the processes that keep them. All processes must ask together."""
+    whole = ((name, full_tensor(weight.detach())) for name, weight in weights.items())
+    return {name: weight.cpu().contiguous() for name, weight in whole if keep}

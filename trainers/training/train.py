@@ -85,10 +85,13 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[limit])  # here all processes meet
         if not commit.committed(result):  # by those that were waited for
             run = _Run(job, folder, accelerator, store)
-            run.resume()
-            run.preflight()
-            run.train(on_step)
-            run.finish()
+            try:
+                run.resume()
+                run.preflight()
+                run.train(on_step)
+                run.finish()
+            finally:
+                run.checkpoints.wait()
     return result
 
 
@@ -247,6 +250,7 @@ class _Run:
             if stopping or (every and self.progress.step % every == 0):
                 self.checkpoints.save(self.unwrapped, self.optimizer, self.progress)
             if stopping:
+                self.checkpoints.wait()
                 self.store.drain(within=_GRACE)
                 raise PreemptedError(f"stopped as asked after step {self.progress.step} of {steps}; it is committed")
 

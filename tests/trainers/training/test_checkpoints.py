@@ -26,7 +26,7 @@ def interrupted(jobs: TinyJobs, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 KINDS = ["unmarked", "half a mark", "empty mark", "a file missing", "cut short", "a bit of the weights"]
-KINDS += ["a bit of the optimizer", "a bit of the mark", "half-written"]
+KINDS += ["a bit of the header", "a bit of the mark", "half-written"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,6 +78,19 @@ def test_checkpoints_of_another_job_are_not_taken_up(
     shutil.copytree(interrupted[0], stage)
     with pytest.raises(TrainingError, match="step-00000006: of another job; move .*stage away"):
         run_stage(jobs.make(BOTH, seed=1), stage)
+
+
+def test_checkpoints_of_an_earlier_version_are_refused_in_one_line(
+    jobs: TinyJobs, interrupted: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    stage = tmp_path / "stage"
+    shutil.copytree(interrupted[0], stage)
+    target = commit.step_folder(stage, 7)
+    with commit.commit_folder(target) as fresh:
+        shutil.copy(commit.step_folder(stage, 6) / "state.json", fresh)
+        torch.save({}, fresh / "optimizer.pt")
+    with pytest.raises(TrainingError, match="step-00000007: of an earlier version: finish it with that one, or move"):
+        run_stage(jobs.make(BOTH), stage)
 
 
 @pytest.mark.parametrize("kind", ["unmarked", "a bit of the weights", "a bit of the mark"])

@@ -50,6 +50,30 @@ def test_packed_in_two_processes_it_trains_what_one_trains_padded(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+def test_what_two_processes_began_one_or_three_go_on_with(
+    jobs: TinyJobs, forks: Any, tmp_path: Path, shard: bool
+) -> None:
+    """Each of the two has written its own shards of the checkpoint."""
+    job = jobs.make(LORA, epochs=1, shard=shard, checkpoint_every=1)
+    whole, folder = run_stage(job, tmp_path / "whole"), tmp_path / "two"
+    ranks = start_ranks(forks, job, folder, 2)
+    while not (found := commit.latest(folder)):
+        assert all(one.is_alive() for one in ranks)
+        time.sleep(0.01)
+    for one in ranks:
+        one.kill()
+    exit_codes(ranks)
+    found = commit.latest(folder)
+    assert found is not None
+    assert len(list(found.glob("shard-*.safetensors"))) == 2
+    shutil.copytree(folder, tmp_path / "three")
+    assert_close(whole, run_stage(job, folder))
+    assert exit_codes(start_ranks(forks, job, tmp_path / "three", 3)) == [0] * 3
+    assert_close(whole, tmp_path / "three" / RESULT)
+
+
+@pytest.mark.slow
 def test_whoever_comes_second_waits(jobs: TinyJobs, forks: Any, tmp_path: Path) -> None:
     """Two studies may want the same stage at the same time."""
     job = jobs.make(BOTH, epochs=6)
