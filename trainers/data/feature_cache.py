@@ -74,8 +74,9 @@ class FeatureCache:
     def path(self, part: int) -> Path:
         """The file of one encoder's features."""
         encoder = self.vision.encoders[part]
-        name = f"{encoder.fingerprint[:24]}-{self.samples.images_digest[:24]}-{self.vision.policy}.npy"
-        return self.folder / name
+        half = any(weight.dtype == torch.bfloat16 for weight in encoder.parameters())
+        name = f"{encoder.fingerprint[:24]}-{self.samples.images_digest[:24]}-{self.vision.policy}"
+        return self.folder / f"{name}{'-bf16' if half else ''}.npy"
 
     @cached_property
     def _row(self) -> dict[int, int]:

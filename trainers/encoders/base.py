@@ -104,8 +104,8 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def _own_precision(self) -> AbstractContextManager[Any]:
-        device = self.mean.device.type
-        return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
+        device, tuned = self.mean.device.type, any(weight.requires_grad for weight in self.parameters())
+        return nullcontext() if device == "meta" or tuned else torch.autocast(device, enabled=False)
 
     def encode(self, pixels: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         """The features of a batch of images. They carry a gradient only where weights were set to need one.

@@ -19,6 +19,7 @@ from trainers.encoders.registry import load_registry
 from trainers.errors import TrainingError, WeightsError, first_line
 from trainers.job import Parts, Tune
 from trainers.model.multimodal import MultimodalModel
+from trainers.model.precision import PartTypes
 from trainers.pretrained.configuration import make_config, parse_configuration
 from trainers.pretrained.files import Pretrained, read_files
 from trainers.pretrained.hub import Snapshot, fetch
@@ -44,32 +45,35 @@ _TOKENIZER = (
 
 
 def build_model(
-    parts: Parts, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    parts: Parts, device: str | torch.device = "cpu", types: PartTypes | torch.dtype = torch.float32
 ) -> MultimodalModel:
     """Build a model of pretrained parts and a new connector, which is equal for equal widths and seeds.
 
     Args:
         parts: what the model is made of.
         device: where it computes.
-        dtype: its precision.
+        types: of its weights, one for all or for each part.
 
     Raises:
         TrainingError: the language model cannot be loaded.
         SpaceError: the representation cannot be read, or an encoder cannot be built.
         ConfigError: a registry file cannot be used.
     """
-    representation = parse(parts.representation)
+    representation, place = parse(parts.representation), torch.device(device)
+    kept = PartTypes(types, types, types) if isinstance(types, torch.dtype) else types
     with torch.random.fork_rng(devices=[]):  # libraries draw weights before they load them
         vision = build_representation(
-            representation, load_registry(*parts.encoders), device=device, dtype=dtype, policy=parts.resize
+            representation, load_registry(*parts.encoders), device=place, dtype=kept.vision, policy=parts.resize
         )
-        llm, tokenizer = load_llm(parts.llm, dtype)
+        llm, tokenizer = load_llm(parts.llm, kept.llm, place)
     width = llm.get_input_embeddings().embedding_dim
     connector = make_connector(representation.connector, vision.grid, vision.width, width, parts.seed)
-    return MultimodalModel(vision, connector, llm, tokenizer, parts.template).to(device)
+    return MultimodalModel(vision, connector.to(kept.connector), llm, tokenizer, parts.template).to(place)
 
 
-def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokenizer]:
+def load_llm(
+    name: str, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[Any, Tokenizer]:
     """Load a causal language model and its fast tokenizer; safetensors only, no remote code.
 
     The libraries are shown its files alone (see `trainers.pretrained`). Of its generation settings only the tokens that
@@ -78,6 +82,8 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
     Args:
         name: a folder, or a hub id, which "@" and a revision may follow.
         dtype: its precision.
+        device: a GPU to which each weight is read from the mapped file, so that host memory holds no copy of them for
+            every process; any other device is the caller's to move it to.
 
     Raises:
         TrainingError: it cannot be loaded, or its weights are not whole.
@@ -97,6 +103,7 @@ def load_llm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Tokeni
                 folder,
                 config=config,
                 dtype=dtype,
+                device_map={"": device} if device is not None and device.type == "cuda" else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,

@@ -32,15 +32,14 @@ def summed_loss(llm: Any, labels: Tensor, plain: bool, **inputs: Any) -> Tensor:
     if not plain:
         logits, targets = supervised_logits(llm, labels, **inputs)
         return functional.cross_entropy(logits.float(), targets, reduction="sum")
-    head, losses = llm.get_output_embeddings(), []
+    head = llm.get_output_embeddings()
 
-    def loss(hidden: Tensor) -> Tensor:
-        losses.append(_linear_loss(*_supervised(hidden, labels), head))
-        return hidden
+    def loss(hidden: Tensor) -> Tensor:  # in the place of logits, so that FSDP gathers weights for its gradient too
+        return _linear_loss(*_supervised(hidden, labels), head).reshape(1, 1, 1)
 
     with _forward(head, loss):
-        llm(**inputs, use_cache=False)
-    return losses[0]
+        value: Tensor = llm(**inputs, use_cache=False).logits.squeeze()
+    return value
 
 
 def supervised_logits(llm: Any, labels: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:

@@ -33,10 +33,11 @@ from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import CandidateError, DataError, PreemptedError
 from trainers.job import Job
 from trainers.model.flops import ModelShape, peak_flops, training_flops
-from trainers.model.fsdp import full_tensor, shard
+from trainers.model.fsdp import accumulate_here, full_tensor, shard
 from trainers.model.loading import build_model, load_tokenizer, restore
 from trainers.model.multimodal import MultimodalModel, without_future_warnings
 from trainers.model.packed_attention import prepare_packing
+from trainers.model.precision import precision, training_types
 from trainers.ranks import preemption
 from trainers.ranks.gpu_memory import out_of_memory
 from trainers.ranks.group import timeout
@@ -47,6 +48,7 @@ from trainers.utils.progress import Reporter, StepCallback, silent
 
 RESULT, METRICS_LOG = commit.RESULT, "outbox.jsonl"
 _GRACE = 60.0  # seconds for the last checkpoint's upload, where we are asked to stop
+_WHOLE_GRADIENTS = 2**31  # bytes of gradients up to which they are added up whole before they are spread
 _REPORT_EVERY = 10  # steps between lines about speed
 
 
@@ -150,7 +152,8 @@ class _Run:
         self.job, self.stage, self.folder, self.accelerator, self.store = job, job.stage, folder, accelerator, store
         self.metrics_log = MetricsLog(folder / METRICS_LOG)
         self.checkpoints = StageCheckpoints(job, folder, accelerator, store, self.metrics_log)
-        model = build_model(job.parts, accelerator.device)
+        self.half = precision(self.stage.precision) == "bf16"
+        model = build_model(job.parts, accelerator.device, training_types(self.stage))
         if job.start is not None:
             self.checkpoints.broadcast(job.start)
         inherited = restore(model, job.start) if job.start is not None else {}
@@ -176,8 +179,10 @@ class _Run:
         shape = ModelShape.of(model)
         self.flops = training_flops(shape, self.stage, words, recomputed=False)
         self.computed = training_flops(shape, self.stage, words)
+        trained_bytes = 4 * sum(weight.numel() for group in groups for weight in group["params"])
+        self.whole_gradients = trained_bytes <= _WHOLE_GRADIENTS
         if self.checkpoints.sharded:
-            groups = shard(model, groups, accelerator.num_processes, accelerator.device, self._half)
+            groups = shard(model, groups, accelerator.num_processes, accelerator.device, self.half)
         fused = accelerator.device.type == "cuda"
         optimizer = torch.optim.AdamW(
             groups, lr=0.0, betas=(0.9, 0.999), weight_decay=self.stage.weight_decay, fused=fused
@@ -267,7 +272,8 @@ class _Run:
         with self._dropout(step):
             for place, batch in enumerate(batches):
                 last = place == len(batches) - 1
-                with nullcontext() if last else accelerator.no_sync(self.model):
+                accumulate_here(self.unwrapped, self.whole_gradients and not last)
+                with nullcontext() if last or self.checkpoints.sharded else accelerator.no_sync(self.model):
                     total += self._backward(batch, tokens)
         loss = float(accelerator.reduce(total, "sum")) / max(tokens, 1)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
@@ -298,12 +304,7 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         """bf16 where it is asked for, and by default on a GPU."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._half)
-
-    @property
-    def _half(self) -> bool:
-        precision = self.stage.precision
-        return precision == "bf16" or (precision == "auto" and self.accelerator.device.type == "cuda")
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
 
     def _backward(self, batch: Batch, tokens: int) -> torch.Tensor:
         """Loss summed over a micro-batch, its gradient that of the mean over the step's tokens."""
