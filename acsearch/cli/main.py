@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from acsearch.cli import bundle, data, doctor, law, score, study, trial
+from acsearch.cli import bundle, data, doctor, export, law, score, study, trial
 from acsearch.cli.failures import explain
 from acsearch.redaction import guard, without_secrets
 from trainers.errors import AcsearchError, PreemptedError
@@ -26,6 +26,7 @@ app.add_typer(trial.app, name="trial")
 app.add_typer(data.app, name="data")
 app.add_typer(score.app, name="score")
 app.command()(doctor.doctor)
+app.command()(export.export)
 app.command()(law.replay)
 
 

@@ -103,14 +103,12 @@ def llm(folder: Path, kind: str = "llama", **changes: Any) -> Path:
         torch.manual_seed(0)
         made = model(
             config(
-                vocab_size=len(words),
+                **{"vocab_size": len(words), "max_position_embeddings": 256, **shape},
                 num_attention_heads=2,
                 num_key_value_heads=2,
-                max_position_embeddings=256,
                 bos_token_id=1,
                 eos_token_id=2,
                 pad_token_id=0,
-                **shape,
             )
         )
     made.save_pretrained(folder)

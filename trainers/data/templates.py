@@ -133,6 +133,11 @@ TEMPLATES = {
 }
 
 
+def vicuna_system() -> str:
+    """What every conversation of `vicuna_v1` begins with."""
+    return _VICUNA_SYSTEM
+
+
 def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer, images: int = 0) -> Tokens:
     """Tokenise a conversation. One that ends with the user's turn becomes a prompt for the reply.
 

@@ -290,6 +290,16 @@ def restore(model: MultimodalModel, folder: Path, *, check: bool = True) -> dict
     return {name: weight for name, weight in model.named_parameters() if name in changed}
 
 
+def parts_of(folder: Path) -> Parts:
+    """What the model of a committed result is made of.
+
+    Raises:
+        TrainingError: the folder is no result, or is broken.
+    """
+    verify(folder)
+    return _about(folder)[0]
+
+
 def _about(folder: Path) -> tuple[Parts, dict[str, Tune]]:
     """What a result's model is made of, and which parts of it were trained."""
     try:
