@@ -82,6 +82,7 @@ def run_stage(job: Job, folder: Path, on_step: StepCallback | None = None, repor
     with alone:
         if first:
             _fetch(job, folder, store)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of each node, since they may have folders of their own
             job_samples(job, folder, report)  # whoever is waited for in a collective is given up after some minutes
         limit = InitProcessGroupKwargs(timeout=timeout(minutes=10))
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[limit])  # here all processes meet
