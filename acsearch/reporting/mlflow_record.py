@@ -225,6 +225,8 @@ class _StudyRecord:
         missing = self._missing(content.points, self._recorded(run, training=False))
         if self._thorough or run.info.status != content.status:
             missing += self._missing(content.training() or (), self._recorded(run, training=True))
+            if dropped := content.dropped():
+                self._write_file(run, "dropped_rows.txt", "".join(f"{name}\n" for name in dropped).encode())
         self._log(run, content, missing)
         self._finish(run, content)
 

@@ -61,6 +61,7 @@ class RunContent:
         params: its parameters.
         points: its metrics, by ascending step.
         training: reads what training logged, by ascending step; None where that is not known here.
+        dropped: reads the names of the rows that training left out.
         tags: further tags.
         status: MLflow's.
         ended: when that became its status.
@@ -75,6 +76,7 @@ class RunContent:
     status: str
     ended: datetime
     training: Callable[[], list[MetricPoints] | None] = _unknown
+    dropped: Callable[[], list[str]] = list
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -172,6 +174,7 @@ class RecordContents:
             status="FINISHED",
             ended=snapshot.started,
             training=partial(_trained, self._artifacts, row, None),
+            dropped=partial(self._artifacts.dropped, row, None),
         )
 
     def _predicted(self, step: Step, row: int) -> dict[str, float]:
@@ -198,6 +201,7 @@ class RecordContents:
             status=_STATUS.get(record.state, "FAILED"),
             ended=ended,
             training=partial(_trained, self._artifacts, candidate, record.trial) if record.points else _unknown,
+            dropped=partial(self._artifacts.dropped, candidate, record.trial) if record.points else list,
         )
 
 

@@ -12,6 +12,7 @@ from trainers.model.loading import METRICS
 from trainers.training.train import METRICS_LOG, RESULT
 from trainers.utils.atomic import atomic_write, remove_stale
 from trainers.utils.locks import Locks
+from trainers.utils.parsing import parse_json
 
 
 class TrainingArtifacts:
@@ -32,9 +33,17 @@ class TrainingArtifacts:
         self._store = open_store(self._folder.shared)
 
     def logs(self, candidate: int, trial: int | None) -> Path | None:
+        return self._metrics_log(self._stage(candidate, trial))
+
+    def dropped(self, candidate: int, trial: int | None) -> list[str]:
+        result = self._stage(candidate, trial) / RESULT
+        here = result / METRICS
+        metrics = here.read_bytes() if here.is_file() else self._store.read(result, METRICS)
+        return [] if metrics is None else parse_json(metrics.decode()).get("dropped", [])
+
+    def _stage(self, candidate: int, trial: int | None) -> Path:
         representation, folder = self._representations[candidate], self._folder
-        job = folder.align_job(representation) if trial is None else folder.finetune_job(representation)
-        return self._metrics_log(folder.stage(job))
+        return folder.stage(folder.align_job(representation) if trial is None else folder.finetune_job(representation))
 
     def model(self, candidate: int) -> Path | None:
         folder = self._folder

@@ -124,6 +124,10 @@ class Artifacts(Protocol):
         """The metrics that a stage logged: the connector's (trial None) or the finetune's; see `trainers.training`."""
         ...
 
+    def dropped(self, candidate: int, trial: int | None) -> list[str]:
+        """Names of the rows of its data that a stage left out; none while it has no result. See `logs`."""
+        ...
+
     def files(self, candidate: int, *, finetuned: bool) -> list[Path]:
         """What the work folder holds of a candidate, or would: folders of stages, and files of scores."""
         ...

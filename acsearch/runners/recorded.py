@@ -36,6 +36,9 @@ class NoArtifacts:
     def logs(self, candidate: int, trial: int | None) -> Path | None:
         return None
 
+    def dropped(self, candidate: int, trial: int | None) -> list[str]:
+        return []
+
     def files(self, candidate: int, *, finetuned: bool) -> list[Path]:
         return []
 

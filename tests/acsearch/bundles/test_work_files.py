@@ -78,6 +78,7 @@ def finish(study: StoredStudy, trial: int, stage: Path) -> None:
     with commit_folder(stage / "result") as fresh:
         (fresh / "weights.safetensors").write_bytes(b"w" * 2_000_000)
         (fresh / "model.json").write_text("{}")
+        (fresh / "metrics.json").write_text('{"dropped": ["sample-3"]}')
     points = {"micro_attribute": 50.0, "micro_existence": 60.0}
     tell(study, trial, Observation(points, 1.0, {}, str(stage / "result")))
 
@@ -272,3 +273,11 @@ def test_a_broken_result_here_is_replaced(there: TempHome, here: TempHome) -> No
     weights.write_bytes(b"broken")
     assert carry(there, here, "again", checkpoints=True) > 0
     assert weights.read_bytes() == right
+
+
+def test_rows_that_a_stage_left_out_are_known_from_its_result(there: TempHome) -> None:
+    kept = artifacts(there)
+    with_result = [row for row in range(3) if kept.dropped(row, 0)]
+    assert len(with_result) == 1
+    assert kept.dropped(with_result[0], 0) == ["sample-3"]
+    assert kept.dropped(with_result[0], None) == []  # nothing in its stage 1

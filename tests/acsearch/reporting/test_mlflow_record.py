@@ -133,3 +133,24 @@ def test_a_wiped_record_is_written_anew(recorded: Recorded, tmp_path: Path) -> N
     experiment = client.get_experiment_by_name("acsearch/law_v1").experiment_id
     again = {run.data.tags["acsearch.key"]: run.data.metrics for run in client.search_runs([experiment])}
     assert again == {run.data.tags["acsearch.key"]: run.data.metrics for run in recorded.runs()}
+
+
+class Picky(NoArtifacts):
+    """As if training had left rows out, of stage 1 and of the finetunes."""
+
+    def dropped(self, candidate: int, trial: int | None) -> list[str]:
+        return ["sample-3", "sample-9"] if trial is not None else []
+
+
+def test_rows_that_training_left_out_are_named_in_a_file(recorded: Recorded, tmp_path: Path) -> None:
+    home = Home(recorded.home.storage, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    open_record(home, "s").record(recorded.study.snapshot, Picky())
+    client = MlflowClient(tracking_uri=home.tracking_uri)
+    experiment = client.get_experiment_by_name("acsearch/law_v1")
+    named = set()
+    for run in client.search_runs([experiment.experiment_id]):
+        if "dropped_rows.txt" in {file.path for file in client.list_artifacts(run.info.run_id)}:
+            named.add(run.data.tags["acsearch.kind"])
+            text = Path(client.download_artifacts(run.info.run_id, "dropped_rows.txt", str(tmp_path))).read_text()
+            assert text == "sample-3\nsample-9\n"
+    assert named == {"finetune"}
