@@ -14,7 +14,7 @@ from trainers.model.ranks import load_on_rank
 from trainers.ranks import preemption
 from trainers.ranks.group import ALONE, Group, working_in
 from trainers.ranks.launch import Task, apart, launch_ranks
-from trainers.ranks.progress_file import ProgressFile
+from trainers.ranks.progress_file import telling
 from trainers.utils.progress import BenchmarkCallback, Reporter, silent
 
 
@@ -76,14 +76,12 @@ def evaluate_as_rank(request: EvaluationRequest, folder: Path) -> None:
         request: what is evaluated.
         folder: where scores and samples are.
     """
-    progress, store = ProgressFile(folder), open_store(request.store)
-    with working_in(folder) as group:
+    store = open_store(request.store)
+    with working_in(folder) as group, telling(folder, group, "evaluating, loading") as report:
 
         def on_samples(name: str, done: int, of: int) -> None:
             preemption.check(folder)
-            if group.first:
-                each = "" if group.size == 1 else f" in each of {group.size} processes"
-                progress.write(f"evaluating {name}, {done} of {of}{each}")
+            report(f"evaluating {name}, {done} of {of}")
 
         _evaluate(request, folder, group, on_samples, store)
         store.drain()

@@ -79,7 +79,7 @@ class TrainingArtifacts:
 
     def cleanup(self) -> None:
         work = self._folder.path
-        for pattern in ("features", "pairs", "scores", "stages/*", "stages/*/eval/*"):
+        for pattern in ("features", "pairs", "scores", "ranks/*", "stages/*", "stages/*/eval", "stages/*/eval/*"):
             for path in work.glob(pattern):
                 remove_stale(path)
         for stage in work.glob("stages/*"):

@@ -68,13 +68,13 @@ class Measurements:
         """Keep C in its file."""
         asked = self._training.correspondence
         assert asked is not None
-        path = self._folder.correspondence_file(self._representation)
+        path = self._agreed(lambda: self._folder.correspondence_file(self._representation))
         self._ensure(path, self._compat if asked.definition == "C_compat" else self._correspondence, _write)
 
     def alignment(self) -> None:
         """Keep A in its file. The stage-1 models that it is measured on must be there."""
         cosine = self._training.alignment.definition == "A_cos"
-        path = self._folder.alignment_file(self._representation)
+        path = self._agreed(lambda: self._folder.alignment_file(self._representation))
         self._ensure(path, self._cosine if cosine else self._likelihood, _write)
 
     # -- C -------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Measurements:
         def make() -> list[torch.Tensor]:
             return self._extract(self._assets.vision(encoder, self._device, dtype_of(self._precision)))
 
-        path = self._folder.pair_maps_file(encoder)
+        path = self._agreed(lambda: self._folder.pair_maps_file(encoder))
         self._ensure(path, make, lambda maps, fresh: torch.save(maps[0].cpu(), fresh))
         return path
 
@@ -155,7 +155,7 @@ class Measurements:
 
     def _model(self, representation: Representation) -> MultimodalModel:
         """The model after stage 1."""
-        stage = self._folder.stage(self._folder.align_job(representation))
+        stage = self._agreed(lambda: self._folder.stage(self._folder.align_job(representation)))
         return load_on_rank(stage / RESULT, self._precision, self._store, self._group)
 
     def _captions(self, model: MultimodalModel) -> tuple[Samples, list[int]]:
@@ -172,6 +172,10 @@ class Measurements:
         return samples, choose(samples, asked.samples, self._training.seed)
 
     # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _agreed(self, name: Callable[[], Path]) -> Path:
+        """A name, which one rank makes for all: it takes digests of all weights."""
+        return self._group.broadcast(name() if self._group.first else Path())
 
     def _ensure(self, path: Path, make: Callable[[], T], write: Callable[[T, Path], object]) -> None:
         """Have a file here and in the store; it is made where neither has it."""

@@ -12,7 +12,7 @@ from trainers.checkpoints.work_store import open_store
 from trainers.errors import TrainingError
 from trainers.ranks import preemption
 from trainers.ranks.group import working_in
-from trainers.ranks.progress_file import ProgressFile
+from trainers.ranks.progress_file import telling
 from trainers.representation import parse
 from trainers.utils.regular_files import read_text
 from trainers.utils.strict_yaml import StrictModel
@@ -59,23 +59,16 @@ def measure_as_rank(request: ScoreRequest, task: Path) -> None:
         request: what is measured.
         task: folder of the ranks.
     """
-    progress = ProgressFile(task)
-    with working_in(task) as group:
+    with working_in(task) as group, telling(task, group, f"{request.score}, loading") as report:
         folder = WorkFolder(request.training, request.home, request.work, request.store)
         store = open_store(folder.shared)
-
-        def report(text: str) -> None:
-            if group.first:
-                each = "" if group.size == 1 else f" in each of {group.size} processes"
-                progress.write(f"{request.score}, {text}{each}")
-
         measurements = Measurements(
             folder,
             parse(request.representation),
             store,
             group=group,
             check=lambda: preemption.check(task),
-            report=report,
+            report=lambda text: report(f"{request.score}, {text}"),
         )
         measurements.correspondence() if request.score == "correspondence" else measurements.alignment()
         store.drain()

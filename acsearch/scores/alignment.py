@@ -8,7 +8,8 @@ There are two definitions, which are two different scores:
 - `A_cos` is the cosine of each token of the representation to the nearest token of a reference model for the same
   image, averaged over tokens, images and reference models (CLIP at 224 and 336 pixels). Source: arXiv 2408.16357v1.
 
-Both are computed in float32. The published A_cos values were computed in bfloat16, where the similarity of a model with
+Likelihoods and similarities are computed in float32, of a model in the precision of its training: in a study that is
+bf16 on GPUs, by default. The published A_cos values were computed in bfloat16, where the similarity of a model with
 itself comes out as 1.002 to 1.008; here it is 1.
 """
 

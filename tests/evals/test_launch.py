@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,20 @@ def test_two_ranks_score_what_one_process_scores(
     assert len({record["answer"] for record in samples(tmp_path / "one", "micro_part")}) > 3
     monkeypatch.setattr(launching.subprocess, "Popen", refuse)  # it is committed
     assert evaluate_result(request_of, tmp_path / "two", 2).scores == one.scores
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
+def test_a_single_process_of_its_own_scores_the_same(
+    request_of: EvaluationRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a GPU; here on the CPU."""
+    here = evaluate_result(request_of, tmp_path / "here", 1)
+    monkeypatch.setattr(evaluating, "apart", lambda processes: True)
+    said: list[str] = []
+    assert evaluate_result(request_of, tmp_path / "apart", 1, report=said.append).scores == here.scores
+    assert (tmp_path / "apart" / "evaluation.log").exists()
+    assert any(re.fullmatch(r"evaluating micro_(count|part), \d+ of (23|40)", text) for text in said)
 
 
 @pytest.mark.slow

@@ -1,11 +1,16 @@
-"""How far a task is, as a file of its folder: its first rank writes a line, which the controller shows."""
+"""How far a task is: its first rank writes a line into a file of its folder, which the controller shows."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from trainers.ranks.group import Group
+from trainers.utils.progress import Heartbeat, Reporter, silent
 
 _FILE = "progress"
 _EVERY = 0.5  # seconds between writes
@@ -37,3 +42,25 @@ class ProgressFile:
     def remove(self) -> None:
         """Forget what was said."""
         self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling(folder: Path, group: Group, text: str) -> Iterator[Reporter]:
+    """A Reporter for a rank: what the first one says goes to the controller, and every 30 seconds into the log.
+
+    Args:
+        folder: of the task.
+        group: its ranks.
+        text: what is going on at first.
+    """
+    if not group.first:
+        yield silent
+        return
+    file, each = ProgressFile(folder), "" if group.size == 1 else f" in each of {group.size} processes"
+    with Heartbeat(lambda line: print(line, file=sys.stderr, flush=True), text) as heartbeat:
+
+        def tell(said: str) -> None:
+            file.write(said + each)
+            heartbeat.update(said + each)
+
+        yield tell

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from support import ROOT
-from support.training_jobs import BOTH, CONNECTOR, LORA, TinyJobs, assert_close, exit_codes, start_ranks, stopping
+from support.training_jobs import (
+    BOTH,
+    CONNECTOR,
+    LORA,
+    TinyJobs,
+    assert_close,
+    exit_codes,
+    start_ranks,
+    stopping,
+    weights,
+)
 from trainers.checkpoints import commit
 from trainers.errors import CrashedError, DataError
 from trainers.job import Tune
@@ -94,6 +104,22 @@ def test_launch_trains_in_several_processes(jobs: TinyJobs, tmp_path: Path) -> N
     assert all(1 <= step <= steps == 12 and loss > 0 for step, steps, loss in seen)
     assert json.loads((result / MODEL).read_text())["labels"] == {"trial": "3"}
     assert launch(job, tmp_path / "two", 2) == result
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
+def test_a_single_process_of_its_own_trains_the_same(
+    jobs: TinyJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a GPU; here on the CPU."""
+    job = jobs.make(CONNECTOR)
+    here = launch(job, tmp_path / "here", 1)
+    monkeypatch.setattr("trainers.training.launch.apart", lambda processes: True)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.training.launch.run_stage", None)
+        there = launch(job, tmp_path / "apart", 1)
+    assert weights(there) == weights(here)
+    assert (tmp_path / "apart" / "training.log").exists()
 
 
 @pytest.mark.parametrize(
