@@ -17,6 +17,7 @@ from trainers.utils.regular_files import read_text
 from trainers.utils.strict_yaml import StrictModel
 
 Count = Annotated[int, Field(ge=1, le=10**12)]  # beyond, sums over it are no exact floats any more
+Recompute = Literal["none", "selective", "full"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -91,6 +92,9 @@ class Stage(StrictModel):
         clip: the gradient norm to clip at; 0 for none.
         checkpoint_every: optimizer steps between checkpoints; 0 for none before the end.
         gradient_checkpointing: whether activations are computed again going backward, to save memory.
+        recompute: what is computed again, in place of gradient_checkpointing: none, all but products and attention
+            (selective), full; auto is the least that fits into memory.
+        compile: whether the language model's layers are compiled by torch.
         shard: whether weights and optimizer are spread over the processes (FSDP).
         precision: of the computation; auto is bf16 on a GPU and fp32 elsewhere.
         cache_features: whether features of frozen encoders are computed once and kept.
@@ -115,11 +119,20 @@ class Stage(StrictModel):
     clip: float = Field(default=1.0, ge=0)
     checkpoint_every: int = Field(default=0, ge=0)
     gradient_checkpointing: bool = False
+    recompute: Literal["auto"] | Recompute | None = Field(default=None, exclude_if=lambda value: value is None)
+    compile: bool = Field(default=False, exclude_if=lambda value: value is False)
     shard: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_features: bool = False
     workers: int = Field(default=0, ge=0)
     expect: Expect | None = None
+
+    @property
+    def recomputed(self) -> Recompute:
+        """What is computed again going backward; where memory decides, what takes least of it."""
+        if self.recompute is None:
+            return "full" if self.gradient_checkpointing else "none"
+        return "full" if self.recompute == "auto" else self.recompute
 
     @model_validator(mode="after")
     def _fits(self) -> Stage:
@@ -132,6 +145,8 @@ class Stage(StrictModel):
             raise ValueError(f"train: {idle[0]} has lr 0 and would learn nothing; give it an lr, or mode frozen")
         if self.tokens_per_pack is not None and not (self.pack and self.tokens_per_pack >= self.longest):
             raise ValueError("tokens_per_pack: needs pack: true, and room for a sample of the longest kind (longest)")
+        if self.recompute is not None and self.gradient_checkpointing:
+            raise ValueError("recompute: takes the place of gradient_checkpointing; give one of them")
         if self.cache_features and "vision" in trained:
             raise ValueError("cache_features: only features of frozen encoders can be cached, and vision is trained")
         return self
@@ -185,6 +200,8 @@ class Job(StrictModel):
         how = where | {
             "checkpoint_every",
             "gradient_checkpointing",
+            "recompute",
+            "compile",
             "shard",
             "micro_batch",
             "pack",

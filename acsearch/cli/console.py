@@ -160,7 +160,7 @@ def plan(plan: Plan) -> None:
         dim("  Reckoned from shapes, at that share of the peak; libraries (1 GB) come on top."),
     )
     if plan.memory_gb > hardware.memory_gb:
-        _console.say("  ", yellow("It will not fit"), ": lower micro_batch, set gradient_checkpointing or shard: true")
+        _console.say("  ", yellow("It will not fit"), ": lower micro_batch, set recompute: full or shard: true")
 
 
 def _hours(hours: float) -> str:

@@ -26,8 +26,9 @@ from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import ConfigError, DataError, TrainingError
 from trainers.job import Expect, Stage
-from trainers.model.flops import ModelShape, forward_flops, stage_memory, training_flops
+from trainers.model.flops import ModelShape, forward_flops, training_flops
 from trainers.model.loading import llm_config, llm_shape
+from trainers.model.memory import MicroBatch, stage_memory
 from trainers.representation import Part, Representation
 
 _LLMS = Path(str(resources.files("trainers.model"))) / "llms.yaml"
@@ -219,7 +220,9 @@ class _Planner:
     def _work(self, stage: Stage, shape: ModelShape) -> Work:
         wanted = self.expected[stage.data]
         flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
-        memory = stage_memory(shape, stage, self.hardware.gpus, wanted.text_tokens)
+        largest = MicroBatch.largest(stage, shape.image_tokens, wanted.text_tokens)
+        half = stage.precision == "bf16" or (stage.precision == "auto" and self.hardware.kind == "GPU")
+        memory = stage_memory(shape, stage, self.hardware.gpus, largest, half=half)
         return Work(flops, self._hours(flops), memory / 1e9)
 
     def _hours(self, flops: float) -> float:

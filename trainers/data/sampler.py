@@ -51,6 +51,11 @@ Share = list[list[np.ndarray]]  # for every process its micro-batches, each the 
 class Split(Protocol):
     """How the samples of an optimizer step are split into micro-batches and processes."""
 
+    @property
+    def positions(self) -> np.ndarray:
+        """(N,) that each sample takes, with its images."""
+        ...
+
     def __call__(self, samples: np.ndarray, world: int) -> Share:
         """The share of each of `world` processes: equally many micro-batches, disjoint and exhaustive together."""
         ...

@@ -1,4 +1,4 @@
-"""What training costs, in operations and bytes, from the shapes of the model alone.
+"""What training costs in operations, from the shapes of the model alone.
 
 A product with a weight costs 2 operations per weight and token going forward, 2 for the gradient of what came in, and 2
 for the gradient of the weight. A frozen part that has nothing trained before it needs the first only.
@@ -22,8 +22,6 @@ from trainers.model.multimodal import MultimodalModel
 
 # Dense bf16 tensor-core peaks in FLOP/s, from the vendor's data sheets.
 _PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A10": 125e12, "L40S": 362e12, "B200": 2250e12}
-_ACTIVATIONS = 34  # bytes kept per position, width and layer in half precision (Korthikanti et al., arXiv 2205.05198)
-_ADAM = 16  # bytes per trained weight: itself, its gradient and two moments, in float32
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,18 @@ class ModelShape:
         head: weights of the output layer, which multiplies text tokens only.
         layers: layers of the language model.
         width: of the language model.
+        outputs: widths of what the linear layers of one of its layers give, together.
+        inner: the widest input of such a layer.
+        adapted: widths of inputs and outputs of all of these layers together.
+        vocabulary: tokens that it knows.
+        largest: weights of its largest matrix.
         vision: weights of the encoders.
         encode: operations of the encoders on one image.
         connector: weights of the connector.
         project: operations of the connector on one image, going forward.
         image_tokens: tokens that an image becomes.
+        features: numbers that the connector takes of an image.
+        seen: numbers that encoders keep of an image for their gradient, where they are trained.
     """
 
     llm: int
@@ -48,11 +53,18 @@ class ModelShape:
     head: int
     layers: int
     width: int
+    outputs: int
+    inner: int
+    adapted: int
+    vocabulary: int
+    largest: int
     vision: int = 0
     encode: float = 0.0
     connector: int = 0
     project: float = 0.0
     image_tokens: int = 0
+    features: int = 0
+    seen: int = 0
 
     @classmethod
     def of_llm(cls, llm: Any) -> ModelShape:
@@ -62,14 +74,21 @@ class ModelShape:
         """
         tables = {id(layer.weight) for layer in llm.modules() if isinstance(layer, nn.Embedding)}
         head = llm.get_output_embeddings().weight
+        linear = [one for one in llm.modules() if isinstance(one, nn.Linear) and one.weight is not head]
+        layers = llm.config.num_hidden_layers
         sizes = {id(weight): weight.numel() for weight in llm.parameters()}
         matrices = {id(weight) for weight in llm.parameters() if weight.ndim >= 2} - tables - {id(head)}
         return cls(
             llm=sum(sizes.values()),
             matrices=sum(sizes[key] for key in matrices),
             head=head.numel(),
-            layers=llm.config.num_hidden_layers,
+            layers=layers,
             width=llm.config.hidden_size,
+            outputs=sum(one.out_features for one in linear) // layers,
+            inner=max(one.in_features for one in linear),
+            adapted=sum(one.in_features + one.out_features for one in linear),
+            vocabulary=len(head),
+            largest=max(sizes.values()),
         )
 
     @classmethod
@@ -88,6 +107,8 @@ class ModelShape:
             connector=sum(weight.numel() for weight in connector.parameters()),
             project=_counted(lambda: connector(features)),
             image_tokens=connector.tokens,
+            features=features.numel(),
+            seen=sum(map(_seen, vision.encoders)),
         )
 
 
@@ -106,6 +127,18 @@ def encoder_flops(encoder: Any) -> float:
     return _counted(lambda: encoder.encode(pixels, torch.zeros(1, dtype=torch.long, device=device)))
 
 
+def _seen(encoder: Any) -> int:
+    """Numbers that an encoder keeps of an image for its gradient, counted as of a ViT."""
+    linear = [one for one in encoder.modules() if isinstance(one, nn.Linear)]
+    if not linear:
+        return 0
+    positions = encoder.grid[0] * encoder.grid[1] + encoder.spec.prefix_tokens
+    inner = max(one.in_features for one in linear)
+    blocks = max(1, sum(one.in_features == inner for one in linear))
+    each: int = sum(one.out_features for one in linear) + blocks * (2 * inner + 3 * encoder.width)
+    return int(positions) * each
+
+
 def _counted(run: Callable[[], object]) -> float:
     """Operations of what runs. Attention by plain products, since those fused for a CPU are not counted."""
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -113,25 +146,36 @@ def _counted(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def training_flops(shape: ModelShape, stage: Stage, text_tokens: int, *, recomputed: bool = True) -> float:
+def training_flops(
+    shape: ModelShape,
+    stage: Stage,
+    text_tokens: int,
+    *,
+    recomputed: bool = True,
+    images: int = 1,
+    predicted: int | None = None,
+) -> float:
     """Operations of one sample, forward and backward.
 
     Args:
         shape: what the model costs.
         stage: which parts are trained, and how.
-        text_tokens: of the sample, which has one image too.
+        text_tokens: of the sample.
         recomputed: whether activations that are computed again count, as in the hardware's utilisation (HFU); without
             them it is the model's (MFU).
+        images: of the sample.
+        predicted: tokens that the output layer is used for; all of its text where that is not known.
     """
     trained = {part for part in ("vision", "connector", "llm") if _mode(stage, part) != "frozen"}
     image = 0.0 if stage.cache_features else shape.encode * (3 if "vision" in trained else 1)
     connector = shape.project * (3 if trained & {"connector", "vision"} else 1)
-    positions = shape.image_tokens + text_tokens
-    again = 1 if recomputed and stage.gradient_checkpointing else 0  # forward
-    passes = again + (3 if _mode(stage, "llm") == "full" else 2)
-    weights = 2 * (shape.matrices * positions + shape.head * text_tokens)
+    positions = images * shape.image_tokens + text_tokens
+    again = 1 if recomputed and stage.recomputed == "full" else 0  # forward; selectively, no product is made again
+    passes = 3 if _mode(stage, "llm") == "full" else 2
+    layers = 2 * shape.matrices * positions
+    head = 2 * shape.head * (text_tokens if predicted is None else predicted)
     attention = 2 * shape.layers * shape.width * positions**2  # scores and their sum, half of them masked
-    return image + connector + passes * weights + (3 + again) * attention
+    return images * (image + connector) + (passes + again) * layers + passes * head + (3 + again) * attention
 
 
 def forward_flops(shape: ModelShape, text_tokens: int, predicted: int) -> float:
@@ -145,27 +189,6 @@ def forward_flops(shape: ModelShape, text_tokens: int, predicted: int) -> float:
     positions = shape.image_tokens + text_tokens
     weights = 2 * (shape.matrices * positions + shape.head * predicted)
     return shape.encode + shape.project + weights + 2 * shape.layers * shape.width * positions**2
-
-
-def stage_memory(shape: ModelShape, stage: Stage, processes: int, text_tokens: int) -> float:
-    """Bytes that a process needs for weights, optimizer and activations of a micro-batch. A rough upper estimate.
-
-    Args:
-        shape: what the model costs.
-        stage: which parts are trained, and how.
-        processes: that train together.
-        text_tokens: of a sample, which has one image too.
-    """
-    sizes = {"vision": shape.vision, "connector": shape.connector, "llm": shape.llm}
-    trained = sum(size for part, size in sizes.items() if _mode(stage, part) == "full")
-    frozen = sum(size for part, size in sizes.items() if _mode(stage, part) != "full")
-    if stage.cache_features:
-        frozen -= shape.vision
-    shared = processes if stage.shard else 1
-    positions = stage.micro_batch * (shape.image_tokens + text_tokens)
-    layers = 2 if stage.gradient_checkpointing else shape.layers  # one at work, and every layer's input
-    activations = positions * shape.width * (_ACTIVATIONS * layers + 2 * shape.layers)
-    return (_ADAM * trained + 4 * frozen) / shared + activations
 
 
 def _mode(stage: Stage, part: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainers.data.templates import IGNORE_INDEX
 
-_WHOLE = 2**24  # logits up to which they are held at once; more of them are made and forgotten in pieces
+WHOLE = 2**24  # logits up to which they are held at once; more of them are made and forgotten in pieces
 
 
 def summed_loss(llm: Any, labels: Tensor, plain: bool, **inputs: Any) -> Tensor:
@@ -91,7 +91,7 @@ def _supervised(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _linear_loss(hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
     """The summed loss in float32, whatever precision the products have."""
-    if len(targets) * head.out_features <= _WHOLE:
+    if len(targets) * head.out_features <= WHOLE:
         logits = functional.linear(hidden, head.weight, head.bias)
         return functional.cross_entropy(logits.float(), targets, reduction="sum")
     device = hidden.device.type

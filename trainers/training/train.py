@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,19 @@ from trainers.data.batch import Batch
 from trainers.data.collate import Batcher, load
 from trainers.data.feature_cache import FeatureCache, Team
 from trainers.data.packing import MakesBatches, Packed, Packer
-from trainers.data.sampler import Padded, Schedule, Split
+from trainers.data.sampler import Padded, Schedule, Split, computed
 from trainers.data.samples import Samples, read_samples
 from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import CandidateError, DataError, PreemptedError
-from trainers.job import Job
+from trainers.job import Job, Stage, Tune
 from trainers.model.flops import ModelShape, peak_flops, training_flops
 from trainers.model.fsdp import accumulate_here, full_tensor, shard
 from trainers.model.loading import build_model, load_tokenizer, restore
-from trainers.model.multimodal import MultimodalModel, without_future_warnings
+from trainers.model.memory import MicroBatch, choose_recompute, device_memory
+from trainers.model.multimodal import MultimodalModel
 from trainers.model.packed_attention import prepare_packing
 from trainers.model.precision import precision, training_types
+from trainers.model.recompute import compile_layers, enable_recompute
 from trainers.ranks import preemption
 from trainers.ranks.gpu_memory import out_of_memory
 from trainers.ranks.group import timeout
@@ -158,12 +161,10 @@ class _Run:
         if job.start is not None:
             self.checkpoints.broadcast(job.start)
         inherited = restore(model, job.start) if job.start is not None else {}
+        self.shape = ModelShape.of(model)
         groups, trained = model.tune(self.stage.train, job.seed), model.trainable()
         self.inherited = {name: weight for name, weight in inherited.items() if name not in trained}
         self.rates = [group["lr"] for group in groups]
-        if self.stage.gradient_checkpointing:
-            with without_future_warnings():
-                model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.unwrapped: MultimodalModel = model.train()
         self.unwrapped.vision.eval()
         padded = self._batcher(model)
@@ -176,10 +177,7 @@ class _Run:
             self.batcher, self.split = Packer(padded), Packed(positions, tokens)
             prepare_packing(model.llm)
         self.schedule = Schedule(self.samples.lengths, self.stage.batch, job.seed, self.stage.epochs)
-        words = round(self.samples.text_tokens / len(self.samples))
-        shape = ModelShape.of(model)
-        self.flops = training_flops(shape, self.stage, words, recomputed=False)
-        self.computed = training_flops(shape, self.stage, words)
+        self.stage = self._recomputing(model)
         trained_bytes = 4 * sum(weight.numel() for group in groups for weight in group["params"])
         self.whole_gradients = trained_bytes <= _WHOLE_GRADIENTS
         if self.checkpoints.sharded:
@@ -191,6 +189,7 @@ class _Run:
         self.model = model if self.checkpoints.sharded else accelerator.prepare(model)
         self.optimizer = accelerator.prepare(optimizer)
         self.progress, self.idle = Progress(), 0  # samples in which nothing is learnt
+        self.checkpoint_seconds = 0.0
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
@@ -202,6 +201,30 @@ class _Run:
             if self.accelerator.is_main_process:
                 cache.share()
         return Batcher(samples, model.vision, tokens, stage.longest, model.pad_id, cache)
+
+    def _recomputing(self, model: MultimodalModel) -> Stage:
+        """The stage as it is run: where memory decides what is computed again, by that of all devices."""
+        stage, shape, accelerator = self.stage, self.shape, self.accelerator
+        if stage.recompute == "auto":
+            samples = self.largest
+            images = int(self.samples.with_image[samples].sum())
+            positions = self.split.area(samples)
+            batch = MicroBatch(positions, images, positions - images * shape.image_tokens)
+            memory = torch.tensor(device_memory(accelerator.device), device=accelerator.device)
+            mean = float(accelerator.reduce(memory, "mean"))
+            kind = choose_recompute(shape, stage, accelerator.num_processes, batch, half=self.half, memory=mean)
+            stage = stage.model_copy(update={"recompute": kind})
+        enable_recompute(model.llm, stage.recomputed)
+        if stage.compile:
+            compile_layers(model.llm)
+        return stage
+
+    @cached_property
+    def largest(self) -> np.ndarray:
+        """The samples of the micro-batch that needs most memory."""
+        steps, world = self.schedule.steps, self.accelerator.num_processes
+        shares = (self.split(self.schedule.global_batch(step), world) for step in range(steps))
+        return max((one for share in shares for mine in share for one in mine), key=self.split.area)
 
     def _team(self) -> Team:
         """The processes of this machine."""
@@ -231,11 +254,8 @@ class _Run:
                 f"{self.job.data}: {idle} of {len(self.samples)} samples have no supervised token within {positions} "
                 f"positions, of which an image takes {tokens}: raise longest, or max_dropped"
             )
-        steps, world = self.schedule.steps, self.accelerator.num_processes
-        shares = (self.split(self.schedule.global_batch(step), world) for step in range(steps))
-        largest = max((one for share in shares for mine in share for one in mine), key=self.split.area)
         with self._dropout(step=0):
-            self._backward(self.batcher.batch(largest.tolist()), 1)
+            self._backward(self.batcher.batch(self.largest.tolist()), 1)
         self.optimizer.zero_grad()
 
     def train(self, on_step: StepCallback | None) -> None:
@@ -254,7 +274,9 @@ class _Run:
                 on_step(self.progress.step, steps, self.progress.loss)
             every = self.stage.checkpoint_every
             if stopping or (every and self.progress.step % every == 0):
+                began = time.perf_counter()
                 self.checkpoints.save(self.unwrapped, self.optimizer, self.progress)
+                self.checkpoint_seconds = time.perf_counter() - began
             if stopping:
                 self.checkpoints.wait()
                 self.store.drain(within=_GRACE)
@@ -318,14 +340,25 @@ class _Run:
             samples, positions = batch.input_ids.shape
             raise out_of_memory(
                 f"on a micro-batch of {samples} samples x {positions} positions",
-                f"lower micro_batch (the batch stays {self.stage.batch}), or set gradient_checkpointing: true",
+                f"lower micro_batch (the batch stays {self.stage.batch}), or set recompute: full",
             ) from error
         detached: torch.Tensor = loss.detach()
         return detached
 
+    def _flops(self, samples: np.ndarray, tokens: int, *, recomputed: bool) -> float:
+        """Operations of the samples of a step, in which so many tokens are supervised."""
+        flops = 2.0 * self.shape.head * tokens * (3 if self.stage.train.get("llm", Tune()).mode == "full" else 2)
+        for sample in samples.tolist():
+            images = int(self.samples.with_image[sample])
+            text = int(self.split.positions[sample]) - images * self.shape.image_tokens
+            flops += training_flops(
+                self.shape, self.stage, max(text, 0), recomputed=recomputed, images=images, predicted=0
+            )
+        return flops
+
     def _count(self, began: float, waited: float, loss: float, tokens: int, norm: float) -> None:
         progress, taken = self.progress, time.perf_counter() - began
-        samples = len(self.schedule.global_batch(progress.step))
+        samples = self.schedule.global_batch(progress.step)
         progress.step += 1
         progress.seconds += taken
         progress.tokens += tokens
@@ -336,17 +369,22 @@ class _Run:
         if progress.step == 1 and (self.samples.dropped or self.idle):
             metrics |= {"dropped_samples": len(self.samples.dropped), "samples_without_supervision": self.idle}
         if progress.step % _REPORT_EVERY == 0 or progress.step == self.schedule.steps:
-            flops = samples * self.flops / taken
+            flops = self._flops(samples, tokens, recomputed=False)
+            share = self.split(samples, self.accelerator.num_processes)
+            held = sum(int(self.split.positions[one].sum()) for mine in share for one in mine)
             metrics |= {
-                "samples_per_second": samples / taken,
+                "samples_per_second": len(samples) / taken,
                 "supervised_tokens_per_second": tokens / taken,
                 "data_wait_share": waited / taken,
+                "padding_share": 1 - held / max(computed(share, self.split), 1),
                 "peak_memory_gb": _peak_memory(self.accelerator.device) / 1e9,
-                "tflops": flops / 1e12,
+                "tflops": flops / taken / 1e12,
             }
+            if self.checkpoint_seconds:
+                metrics["checkpoint_seconds"] = self.checkpoint_seconds  # for which training stood still
             if self.peak:
-                metrics["mfu"] = flops / (self.peak * self.accelerator.num_processes)
-                metrics["hfu"] = metrics["mfu"] * self.computed / self.flops
+                peak = self.peak * self.accelerator.num_processes * taken
+                metrics |= {"mfu": flops / peak, "hfu": self._flops(samples, tokens, recomputed=True) / peak}
         self.metrics_log.write(progress.step, metrics)
 
 

@@ -72,7 +72,7 @@ def gradients(llm: Any, embeds: Tensor, value: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", [*PLAIN, *SCALED])
 def test_loss_and_gradients_are_those_of_all_logits(kind: str, pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if pieces:
-        monkeypatch.setattr(loss, "_WHOLE", 0)
+        monkeypatch.setattr(loss, "WHOLE", 0)
     llm, (embeds, labels) = language_model(kind), inputs()
     embeds.requires_grad_()
     expected = from_all_logits(llm, embeds, labels)
@@ -106,7 +106,7 @@ def test_the_output_layer_sees_supervised_positions_alone() -> None:
 @pytest.mark.parametrize("pieces", [False, True], ids=["whole", "in pieces"])
 def test_in_half_precision_losses_are_added_in_single(pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if pieces:
-        monkeypatch.setattr(loss, "_WHOLE", 0)
+        monkeypatch.setattr(loss, "WHOLE", 0)
     llm, (embeds, labels) = language_model("Llama"), inputs()
     embeds, labels = embeds.repeat(50, 1, 1), labels.repeat(50, 1)
     exact = from_all_logits(llm, embeds, labels).item()
