@@ -33,10 +33,10 @@ from trainers.job import Job
 from trainers.model.fsdp import full_tensor
 from trainers.model.loading import METRICS, MODEL, WEIGHTS
 from trainers.model.multimodal import MultimodalModel
+from trainers.training.earlier_checkpoints import is_earlier, load_earlier
 from trainers.training.metrics_log import MetricsLog
 
 _STATE, _MOMENTS = "state.json", "optimizer"
-_EARLIER = "optimizer.pt"  # what checkpoints had until they were sharded
 
 
 @dataclass
@@ -187,10 +187,9 @@ class StageCheckpoints:
             raise TrainingError(f"{folder}: of another job; move {self.folder} away to start this one")
         if not 0 <= state.progress.step <= steps:
             raise TrainingError(f"{folder}: {_STATE}: step {state.progress.step} of {steps}")
-        if (folder / _EARLIER).exists():
-            raise TrainingError(
-                f"{folder}: of an earlier version: finish it with that one, or move {self.folder} away to start again"
-            )
+        if is_earlier(folder):
+            load_earlier(folder, model, optimizer, sharded=self.sharded)
+            return state.progress
         shards = Shards(folder)
         moments = _moments(model, optimizer.optimizer, shards.names)
         shards.load({name: one.detach() for name, one in (model.trainable() | moments).items()}, self._group)
