@@ -28,7 +28,7 @@ from trainers.errors import ConfigError, DataError, TrainingError
 from trainers.job import Expect, Stage
 from trainers.model.flops import ModelShape, forward_flops, training_flops
 from trainers.model.loading import llm_config, llm_shape
-from trainers.model.memory import MicroBatch, stage_memory
+from trainers.model.memory import MicroBatch, choose_recompute, stage_memory
 from trainers.representation import Part, Representation
 
 _LLMS = Path(str(resources.files("trainers.model"))) / "llms.yaml"
@@ -219,9 +219,13 @@ class _Planner:
 
     def _work(self, stage: Stage, shape: ModelShape) -> Work:
         wanted = self.expected[stage.data]
-        flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
         largest = MicroBatch.largest(stage, shape.image_tokens, wanted.text_tokens)
         half = stage.precision == "bf16" or (stage.precision == "auto" and self.hardware.kind == "GPU")
+        if stage.recompute == "auto":
+            room = self.hardware.memory_gb * 1e9
+            kind = choose_recompute(shape, stage, self.hardware.gpus, largest, half=half, memory=room)
+            stage = stage.model_copy(update={"recompute": kind})
+        flops = wanted.samples * stage.epochs * training_flops(shape, stage, wanted.text_tokens)
         memory = stage_memory(shape, stage, self.hardware.gpus, largest, half=half)
         return Work(flops, self._hours(flops), memory / 1e9)
 
