@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainers.errors import TrainingError
 
 _NAME = "packed"
+_KNOWN = {"full_attention", "sliding_attention"}  # kinds of layers; others, such as chunks, are known to masks alone
 
 
 def prepare_packing(llm: Any) -> None:
@@ -23,7 +24,8 @@ def prepare_packing(llm: Any) -> None:
     from transformers import AttentionInterface
 
     config = llm.config
-    if config._attn_implementation != "sdpa" or getattr(config, "attention_dropout", 0.0):
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if config._attn_implementation != "sdpa" or getattr(config, "attention_dropout", 0.0) or kinds - _KNOWN:
         return
     AttentionInterface.register(_NAME, _attention)  # an implementation that transformers makes no mask for
     llm.set_attn_implementation(_NAME)
