@@ -29,7 +29,7 @@ training:
   template: chat
   prepare:
     call: "studies.micro.data:prepare"
-    sizes: {captions: 48, heldout: 8, instruct: 8, per_benchmark: 4, pairs: 60, pair_images: 24}
+    sizes: {captions: 64, heldout: 8, instruct: 8, per_benchmark: 4, pairs: 60, pair_images: 24}
   alignment: {definition: A_ll, data: captions_heldout.parquet, samples: 8}
   correspondence: {definition: C, pairs: pairs}
   align:
@@ -112,7 +112,7 @@ def test_every_connector_learns_to_show_pictures_to_the_language_model(folder: P
     assert len(connectors) == 3
     for result in connectors:
         first, *_, last = losses(result)
-        assert last < first - 1  # nats of a token: it knows English, not yet what pictures are
+        assert last < first - 0.5  # nats of a token; it fell by 1.7 to 2.2 where this was written
     assert all(-6 < row["A"] < -1 for row in shown["candidates"])
 
 
@@ -128,8 +128,11 @@ def test_the_finetune_adapts_every_layer_and_is_evaluated(folder: Path, shown: d
     assert len(answers) == 4
 
 
-def test_the_finetuned_model_answers_about_a_picture_in_words(folder: Path, shown: dict[str, Any]) -> None:
+def test_the_finetuned_model_answers_about_a_picture_and_still_knows_what_it_knew(
+    folder: Path, shown: dict[str, Any]
+) -> None:
     model = load_model(Path(shown["finetunes"][0]["checkpoint"]))
-    (answer,) = model.generate([tiny.picture("red", 1)], ["What is this?"], 8)
-    assert answer.isascii()
-    assert any(word.isalpha() for word in answer.split())
+    questions = ["What is this?", "What is the capital of France?"]
+    about_picture, known = model.generate([tiny.picture("red", 1), None], questions, 12)
+    assert about_picture
+    assert "Paris" in known
