@@ -22,7 +22,7 @@ from torch import Tensor
 
 from acsearch.scores.correspondence import correspondence
 from acsearch.scores.pairs import Pairs
-from trainers.encoders.images import Frame, frame
+from trainers.framings.square import Frame, frame
 
 SIDE, CHANNELS, SIZE = 24, 512, 336
 

@@ -67,8 +67,8 @@ class _Module(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor]:
         batch = self.make.batch(rows.tolist())
-        embeds = self.model.embed(batch)
-        return (self.model.llm(inputs_embeds=embeds, labels=batch.labels, use_cache=False).loss,)
+        inputs = self.model.llm_inputs(batch)
+        return (self.model.llm(**inputs, labels=batch.labels, use_cache=False).loss,)
 
 
 def theirs(folder: Path, steps: int) -> list[float]:

@@ -1,7 +1,7 @@
 """Our models as lmms-eval sees them. This imports lmms-eval, which takes eight seconds.
 
-`Model` says what a model must offer. It is asked the plain text of a question about one image or none; the conversation
-template is the model's own matter.
+`Model` says what a model must offer. It is asked the plain text of a question about one image or none, or about several
+images and videos; the conversation template is the model's own matter.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,8 +19,9 @@ from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
 
-from evals.response_cache import Answers, question_key
-from trainers.errors import EvaluationError
+from evals.response_cache import Answers, Shown, question_key
+from trainers.encoders.videos import some_frames
+from trainers.errors import DataError, EvaluationError
 from trainers.utils.progress import BenchmarkCallback
 
 # Where a task sets no limit its answers are a word or a letter: nothing that comes later could score.
@@ -42,11 +44,11 @@ class Model(Protocol):
         """Where the model computes."""
         ...
 
-    def generate(self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, images: Sequence[Shown], prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy answers, which are the same in batches of any size.
 
         Args:
-            images: an image or None for each prompt.
+            images: for each prompt None, an image, or a list of images and of the frames of videos.
             prompts: the questions.
             max_new_tokens: the longest answer.
         """
@@ -80,7 +82,8 @@ class AcsearchModel(lmms):
     Attributes:
         model: answers the questions.
         batch_size: how many questions are asked at a time.
-        images: what is shown of several images: "one" makes them an error, "first" shows the first.
+        images: what is shown of several images: "one" makes them an error, "first" shows the first, "all" shows all,
+            and videos too.
         progress: is called with how many questions are answered.
         answers: what the model has answered before.
     """
@@ -93,13 +96,13 @@ class AcsearchModel(lmms):
         *,
         batch_size: int = 32,
         answers: Answers | None = None,
-        images: Literal["one", "first"] = "one",
+        images: Literal["one", "first", "all"] = "one",
         progress: BenchmarkCallback | None = None,
     ) -> None:
         super().__init__()
         self.model, self.batch_size, self.images, self.progress = model, batch_size, images, progress
         self.answers = answers if answers is not None else Answers(None, "")
-        self._length_of: Callable[[Image.Image | None, str], int] | None = getattr(model, "prompt_length", None)
+        self._length_of: Callable[[Shown, str], int] | None = getattr(model, "prompt_length", None)
 
     @property
     def device(self) -> torch.device:
@@ -179,22 +182,26 @@ class AcsearchModel(lmms):
             for start in range(0, len(alike), self.batch_size):
                 yield alike[start : start + self.batch_size]
 
-    def _shown(self, request: Instance) -> Image.Image | None:
+    def _shown(self, request: Instance) -> Shown:
         _, _, visual, doc_id, task, split = request.args
         return self._image(visual(self.task_dict[task][split][doc_id]), task)
 
-    def _image(self, visuals: Sequence[Any] | None, task: str) -> Image.Image | None:
+    def _image(self, visuals: Sequence[Any] | None, task: str) -> Shown:
         if not visuals:
             return None
+        if self.images == "all":
+            shown = [_visual(one, task) for one in visuals]
+            return shown[0] if len(shown) == 1 and isinstance(shown[0], Image.Image) else shown
         other = next((one for one in visuals if not isinstance(one, Image.Image)), None)
         if other is not None:
             raise EvaluationError(
-                f"{task}: shows a {type(other).__name__} (a video or sound?); only images can be shown"
+                f"{task}: shows a {type(other).__name__} (a video or sound?); only images can be shown, "
+                "and with `images: all` videos"
             )
         if len(visuals) > 1 and self.images == "one":
             raise EvaluationError(
                 f"{task}: shows {len(visuals)} images at once and the model takes one; "
-                "give the benchmark `images: first` to show the first"
+                "give the benchmark `images: all` to show all, or `images: first` to show the first"
             )
         image: Image.Image = visuals[0]
         return image.convert("RGB")
@@ -202,6 +209,18 @@ class AcsearchModel(lmms):
     def _tell(self, task: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(task, done, total)
+
+
+def _visual(shown: Any, task: str) -> Image.Image | tuple[Image.Image, ...]:
+    """An image in RGB, or some frames of a video, of which tasks give the path."""
+    if isinstance(shown, Image.Image):
+        return shown.convert("RGB")
+    if not isinstance(shown, str):
+        raise EvaluationError(f"{task}: shows a {type(shown).__name__}; only images and files of videos can be shown")
+    try:
+        return some_frames(Path(shown))
+    except DataError as error:
+        raise EvaluationError(f"{task}: {error}") from error
 
 
 def _printable(text: str) -> str:

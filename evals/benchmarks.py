@@ -36,7 +36,8 @@ class Benchmark(StrictModel):
         cluster: the column of what several questions share, such as an image, so that they are not independent.
         keep: values by column; only rows with one of them are asked.
         rows: how many consecutive rows are scored together.
-        images: what is shown of several images: "one" makes them an error, "first" shows the first.
+        images: what is shown of several images: "one" makes them an error, "first" shows the first, "all" shows all,
+            and videos too.
         questions: how many there are, for plans; None where that is the data's matter.
     """
 
@@ -52,7 +53,7 @@ class Benchmark(StrictModel):
     cluster: str | None = None
     keep: dict[str, tuple[str, ...]] = {}
     rows: int = Field(default=1, ge=1)
-    images: Literal["one", "first"] = "one"
+    images: Literal["one", "first", "all"] = "one"
     questions: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")

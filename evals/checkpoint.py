@@ -13,7 +13,7 @@ from evals.response_cache import Answers
 from trainers.errors import EvaluationError
 from trainers.model import loading as build
 
-_SHOWN = ("one", "first")
+_SHOWN = ("one", "first", "all")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,7 +37,8 @@ class CheckpointModel(AcsearchModel):
             checkpoint: a finetune's result folder.
             dtype: the model's precision.
             cache: folder of the answers of all checkpoints; nothing is kept where it is not given.
-            images: what is shown of several images: "one" makes them an error, "first" shows the first.
+            images: what is shown of several images: "one" makes them an error, "first" shows the first, "all" shows
+                all, and videos too.
             batch_size: lmms-eval's `--batch_size`; 32 where it is not a number.
             device: lmms-eval's `--device`.
             max_batch_size: lmms-eval's, which is not used.

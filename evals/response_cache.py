@@ -1,6 +1,6 @@
 """The answers that a model gave before, by its weights and by everything that it was shown.
 
-A question is its prompt, the pixels of its image and the longest answer allowed; batches, tasks and paths are no part
+A question is its prompt, the pixels of its images and the longest answer allowed; batches, tasks and paths are no part
 of the key. On disk the answers outlive the process, one file per rank and line per answer, so that an evaluation that
 was interrupted anywhere takes up after its last batch. lmms-eval's own cache stores nothing before a whole task is
 answered, does not look at images, and forgets everything at each commit of the repository it is installed in.
@@ -11,9 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+
+# What a question is about: nothing, an image, or several images and videos, each of these the frames that are shown
+Shown = Image.Image | Sequence[Image.Image | Sequence[Image.Image]] | None
 
 
 class Answers:
@@ -52,17 +57,25 @@ class Answers:
             os.fsync(file.fileno())
 
 
-def question_key(prompt: str, image: Image.Image | None, max_new_tokens: int) -> str:
+def question_key(prompt: str, image: Shown, max_new_tokens: int) -> str:
     """SHA-256 of a question.
 
     Args:
         prompt: the text.
-        image: in RGB; None where there is none.
+        image: in RGB; a list of images and of the frames of videos; None where there is none.
         max_new_tokens: the longest answer.
     """
-    content = hashlib.sha256(json.dumps([prompt, max_new_tokens, image.size if image else None]).encode())
-    if image is not None:
-        content.update(image.tobytes())
+    size: Any = None
+    frames: list[Image.Image] = []
+    if isinstance(image, Image.Image):
+        size, frames = image.size, [image]
+    elif image is not None:
+        visuals = [[one] if isinstance(one, Image.Image) else [*one] for one in image]
+        size = [[frame.size for frame in visual] for visual in visuals]
+        frames = [frame for visual in visuals for frame in visual]
+    content = hashlib.sha256(json.dumps([prompt, max_new_tokens, size]).encode())
+    for frame in frames:
+        content.update(frame.tobytes())
     return content.hexdigest()
 
 

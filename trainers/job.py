@@ -136,8 +136,8 @@ class Stage(StrictModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Stage:
-        if unknown := set(self.train) - {"vision", "connector", "llm"}:
-            raise ValueError(f"train: no part {min(unknown)!r}; the parts are vision, connector, llm")
+        if unknown := set(self.train) - {"vision", "connector", "fusion", "llm"}:
+            raise ValueError(f"train: no part {min(unknown)!r}; the parts are vision, connector, fusion, llm")
         trained = {part: tune for part, tune in self.train.items() if tune.mode != "frozen"}
         if not trained:
             raise ValueError("train: every part is frozen; give at least the connector mode full and an lr")

@@ -91,7 +91,7 @@ def split(
     if manifest.suffix != ".json":
         raise ConfigError(f"{manifest}: only LLaVA's JSON is split here")
     rows = open_manifest(manifest)
-    with_image = [number for number, row in enumerate(rows) if rows.image(number, row) is not None]
+    with_image = [number for number, row in enumerate(rows) if rows.visuals(number, row)]
     if heldout >= len(with_image):
         raise ConfigError(f"--heldout {heldout}: {manifest} has {len(with_image)} samples with an image")
     chosen = set(np.random.default_rng(seed).choice(with_image, heldout, replace=False).tolist())

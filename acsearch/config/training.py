@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from trainers.errors import SpaceError
 from trainers.job import Count, Seed, Stage
-from trainers.representation import ConnectorChoice, Representation, parse
+from trainers.representation import Choice, Representation, parse, parse_word
 from trainers.utils.strict_yaml import StrictModel
 
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
@@ -140,7 +140,7 @@ class TrainingConfig(StrictModel):
         candidates: Names of the vision representations.
         encoders: YAML files with encoders that are not in the registry.
         connector: Connector of candidates whose name gives none.
-        resize: How images are fitted to an encoder's square.
+        resize: Framing of candidates whose name gives none: how an image becomes what encoders are shown.
         llm: The language model: a folder, or a hub id, which "@" and a revision may follow.
         template: Template of the prompts.
         prepare: How data is generated; either this or `data` is given.
@@ -162,7 +162,7 @@ class TrainingConfig(StrictModel):
     candidates: tuple[str, ...] = Field(min_length=2)
     encoders: tuple[_Name, ...] = ()
     connector: str = "mlp2x"
-    resize: Literal["letterbox", "squash"] = "letterbox"
+    resize: str = "letterbox"
     llm: _Name
     template: str = "vicuna_v1"
     prepare: Prepare | None = None
@@ -182,9 +182,8 @@ class TrainingConfig(StrictModel):
     @model_validator(mode="after")
     def _names(self) -> TrainingConfig:
         try:
-            names = [one.name(self.default_connector) for one in self.representations]
-            for reference in self.alignment.references:
-                parse(reference)
+            names = self.names
+            _ = self.references
         except SpaceError as error:
             raise ValueError(str(error)) from error
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -195,24 +194,24 @@ class TrainingConfig(StrictModel):
         return self
 
     @property
-    def default_connector(self) -> ConnectorChoice:
-        """The connector of candidates whose name gives none."""
-        return parse(f"any@1|{self.connector}").connector
+    def defaults(self) -> tuple[Choice, Choice]:
+        """The connector and the framing of candidates whose name gives none."""
+        return parse_word(self.connector, "connector"), parse_word(self.resize, "framing")
 
     @property
     def representations(self) -> tuple[Representation, ...]:
         """The candidates, parsed."""
-        return tuple(parse(name, self.default_connector) for name in self.candidates)
+        return tuple(parse(name, *self.defaults) for name in self.candidates)
 
     @property
     def references(self) -> tuple[Representation, ...]:
         """The representations that A_cos compares with, parsed."""
-        return tuple(parse(name, self.default_connector) for name in self.alignment.references)
+        return tuple(parse(name, *self.defaults) for name in self.alignment.references)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Canonical names of the candidates, which leave out the connector of the study."""
-        return tuple(one.name(self.default_connector) for one in self.representations)
+        """Canonical names of the candidates, which leave out the connector and the framing of the study."""
+        return tuple(one.name(*self.defaults) for one in self.representations)
 
     def data_folder(self, home: Path) -> Path | None:
         """Find the data folder.

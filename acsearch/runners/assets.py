@@ -51,17 +51,17 @@ class StudyAssets:
 
     def shape(self, representation: Representation) -> VisionRepresentation:
         """A vision representation without weights, which has the fingerprint of those."""
-        alone = Representation(representation.parts, representation.joining)  # whatever the connector
+        alone = Representation(  # whatever the connector and the fusion
+            representation.parts, representation.joining, framing=representation.framing
+        )
         if alone not in self._shapes:
             parts = [describe_encoder(part, self.registry) for part in alone.parts]
-            self._shapes[alone] = VisionRepresentation(parts, alone.joining, self.training.resize)
+            self._shapes[alone] = VisionRepresentation(parts, alone.joining, alone.framing)
         return self._shapes[alone]
 
     def vision(self, representation: Representation, device: torch.device, dtype: torch.dtype) -> VisionRepresentation:
         """A vision representation that computes."""
-        return build_representation(
-            representation, self.registry, device=device, dtype=dtype, policy=self.training.resize
-        )
+        return build_representation(representation, self.registry, device=device, dtype=dtype)
 
     @cached_property
     def llm(self) -> str:

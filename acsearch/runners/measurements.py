@@ -28,7 +28,7 @@ from trainers.model.multimodal import MultimodalModel
 from trainers.model.precision import dtype_of, precision
 from trainers.model.ranks import load_on_rank
 from trainers.ranks.group import ALONE, Group, rank_device
-from trainers.representation import Representation
+from trainers.representation import Choice, Representation
 from trainers.training.train import RESULT
 from trainers.utils.atomic import atomic_write
 from trainers.utils.progress import Reporter, silent
@@ -81,10 +81,12 @@ class Measurements:
 
     def _correspondence(self) -> Measurement | None:
         """On what the connector receives, in percent."""
-        paths = [self._pair_maps(Representation((part,))) for part in self._representation.parts]
+        shape = self._assets.shape(self._representation).in_squares
+        square = Choice(shape.policy)
+        paths = [self._pair_maps(Representation((part,), framing=square)) for part in self._representation.parts]
         if not self._group.first:
             return None
-        asked, shape = self._training.correspondence, self._assets.shape(self._representation)
+        asked = self._training.correspondence
         assert asked is not None
         maps = [torch.load(path, weights_only=True, map_location=self._device) for path in paths]
         found = correspondence(

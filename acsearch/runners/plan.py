@@ -20,7 +20,7 @@ from pyarrow import parquet
 from acsearch.config.study_file import StudyConfig
 from acsearch.config.training import Hardware, TrainingConfig
 from evals.benchmarks import benchmark
-from trainers.connectors.base import connector_class
+from trainers.connectors.branches import make_branches
 from trainers.data.manifest import conversation, open_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
@@ -185,13 +185,13 @@ class _Planner:
             if part not in self._encoders:
                 self._encoders[part] = make_encoder(part, self._registry, device="meta")
         encoders = [self._encoders[part] for part in representation.parts]
-        vision = VisionRepresentation(encoders, representation.joining)
+        vision = VisionRepresentation(encoders, representation.joining, representation.framing)
         shape, tokens, weights = _shape(vision, representation, self._llm_config, self.llm)
         caption = self.expected[self.training.align.data].text_tokens
         scores = self.training.alignment.samples * forward_flops(shape, caption, caption) + self._images * shape.encode
         answers = self._questions * forward_flops(shape, _QUESTION + _ANSWER, _ANSWER)
         return CandidatePlan(
-            representation=representation.name(self.training.default_connector),
+            representation=representation.name(*self.training.defaults),
             grid=vision.grid,
             width=vision.width,
             tokens=tokens,
@@ -322,8 +322,14 @@ def _shape(
     vision: VisionRepresentation, representation: Representation, config: Any, llm: ModelShape
 ) -> tuple[ModelShape, int, int]:
     """Shape of the whole model, its tokens of an image, and the connector's weights."""
-    choice = representation.connector
-    with torch.device("meta"):
-        connector = connector_class(choice.kind)(vision.grid, vision.width, config.hidden_size, choice.option)
+    connector = make_branches(
+        representation.connector,
+        vision.framing,
+        vision.joining,
+        vision.shapes,
+        config.hidden_size,
+        seed=None,
+    )
     size = sum(weight.numel() for weight in connector.parameters())
-    return llm.with_vision(vision, connector), connector.tokens, size
+    shape = llm.with_vision(vision, connector)
+    return shape, shape.image_tokens, size

@@ -22,8 +22,9 @@ from acsearch.config.study_file import StudyConfig
 from acsearch.config.training import TrainingConfig
 from acsearch.runners.assets import StudyAssets
 from acsearch.scores import SCORES
+from trainers.framings.square import LETTERBOX, POLICIES
 from trainers.job import Job, Parts, Shared, Stage
-from trainers.representation import Representation
+from trainers.representation import Choice, Representation
 from trainers.training.train import RESULT
 from trainers.utils.digest import SHORT, digest, digest_of
 
@@ -86,15 +87,17 @@ class WorkFolder:
     def _job_of(self, llm_identity: str, representation: Representation, stage: Stage, start: Job | None) -> Job:
         assets = self.assets
         data = assets.data / stage.data
+        framing = str(representation.framing)
+        resize = framing if framing in POLICIES else LETTERBOX  # what is no square is part of the name
         content = [assets.shape(representation).fingerprint, llm_identity, digest_of(data)]
         content += [start.digest] if start else []
         return Job(
             parts=Parts(
-                representation=str(representation),
+                representation=representation.name(Choice(resize)),
                 llm=assets.llm,
                 template=self.training.template,
                 encoders=assets.registries,
-                resize=self.training.resize,
+                resize=resize,
                 seed=self.training.seed,
             ),
             stage=stage,

@@ -190,10 +190,14 @@ def cosine_sums(
 
     Raises:
         TrainingError: a reference model has another language model.
+        ConfigError: a language model does not see images as tokens among its own.
     """
-    tokens = model.image_tokens(images)
-    nearest = (_nearest(tokens, reference.image_tokens(images).to(tokens.device)) for reference in references)
-    return tuple(float(one.double().sum()) for one in nearest)
+    tokens, sums = model.image_tokens(images).split(), []
+    for reference in references:
+        pairs = zip(tokens, reference.image_tokens(images).split(), strict=True)
+        nearest = torch.cat([_nearest(own[None], other[None].to(own.device)) for own, other in pairs])
+        sums.append(float(nearest.double().sum()))
+    return tuple(sums)
 
 
 def cosine_of(sums: Sequence[tuple[float, ...]], images: int) -> CosineResult:

@@ -28,7 +28,7 @@ from trainers.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from acsearch.law.features import Array
     from acsearch.scores.pairs import Pairs
-    from trainers.encoders.images import Frame
+    from trainers.framings.square import Frame
 
 ALPHA = 0.10
 DECODES = ("argmax", "soft")

@@ -5,6 +5,10 @@ kept separate until their dot products are added, so features that were extracte
 
     parts = {name: extract(vision, pairs) for ...}                # once per encoder
     correspondence(on_grid([parts["clip"], parts["dino"]], joining), pairs, frames)
+
+A map is of one square view of each image. Where a language model is shown more of it (tiles, its own proportions), C is
+of the view that shows all of it: see `VisionRepresentation.in_squares`. Where encoders have a connector each (append,
+interleave), C is of both: as in `normconcat`, the mean of their cosine similarities on the first one's grid.
 """
 
 from __future__ import annotations
@@ -22,12 +26,16 @@ from torch import Tensor
 from acsearch.scores.compat import compat_correspondence, compat_spec
 from acsearch.scores.correspondence import ALPHA, correspondence
 from acsearch.scores.pck import CorrespondenceResult
+from trainers.contracts import Features
 from trainers.encoders import Registry
-from trainers.encoders.images import SQUASH, Frame, content_seed, frame, open_image
-from trainers.encoders.joined import VisionRepresentation, build_representation, join
+from trainers.encoders.images import content_seed, open_image
+from trainers.encoders.joined import VisionRepresentation, build_representation
 from trainers.errors import DataError
+from trainers.framings.square import SQUASH, Frame, frame
+from trainers.joinings import Joining
+from trainers.joinings.normconcat import NormConcat
 from trainers.ranks.group import ALONE, Group
-from trainers.representation import Joining, Representation
+from trainers.representation import Choice, Representation
 from trainers.utils.progress import CountCallback
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def extract(
     """Encode the images of pairs. Memory holds the features and a few batches of images.
 
     Args:
-        vision: The vision representation.
+        vision: The vision representation, with square views.
         pairs: The pairs.
         batch_size: Images at a time.
         progress: Called after each batch with the number of images done and the number of all; of a rank's own share.
@@ -93,7 +101,7 @@ def _gathered(maps: list[Tensor], batches: Sequence[list[int]], group: Group) ->
 
 
 def on_grid(parts: Sequence[Tensor], joining: Joining) -> list[Tensor]:
-    """Prepare the feature maps of several encoders as `join` does, but without joining them.
+    """Prepare the feature maps of several encoders as their joining does, but without joining them.
 
     Args:
         parts: (images, height, width, channels) for each encoder.
@@ -102,14 +110,15 @@ def on_grid(parts: Sequence[Tensor], joining: Joining) -> list[Tensor]:
     Returns:
         The maps on the common grid, normalised where the joining says so.
     """
+    kind = type(joining) if joining.branches == "one" else NormConcat
     grid = joining.grid or (parts[0].shape[1] if len({part.shape[1:3] for part in parts}) > 1 else None)
-    return [join([part], replace(joining, grid=grid)) for part in parts]
+    return [kind(grid).features([Features.of_maps(part)])[0].maps() for part in parts]
 
 
 def frames(vision: VisionRepresentation, pairs: Pairs) -> list[Frame]:
     """How each image of the pairs is placed in the square of the first encoder, on whose grid features are joined."""
     size = vision.encoders[0].size
-    return [frame(int(width), int(height), size, vision.policy) for width, height in pairs.sizes]
+    return [frame(int(width), int(height), size, vision.framing.square) for width, height in pairs.sizes]
 
 
 def extent(vision: VisionRepresentation) -> float:
@@ -142,6 +151,7 @@ def measure(
         DataError: an image cannot be read, or does not have the size that the pairs state.
         ConfigError: the decoding is unknown.
     """
+    vision = vision.in_squares
     parts = on_grid(extract(vision, pairs, batch_size=batch_size, progress=progress), vision.joining)
     return correspondence(parts, pairs, frames(vision, pairs), alpha=alpha, decode=decode, extent=extent(vision))
 
@@ -159,7 +169,7 @@ def measure_compat(
 ) -> CorrespondenceResult:
     """Compute C_compat of the encoders of a representation.
 
-    Joining and connector of the representation are ignored, because the authors' code knows neither.
+    Everything but the encoders is ignored, because the authors' code knows nothing else.
 
     Args:
         representation: The representation.
@@ -195,8 +205,8 @@ def compat_vision(
         dtype: Precision of the encoders.
     """
     stretched = Registry({name: compat_spec(spec) for name, spec in registry.items()})
-    joined = replace(representation, joining=Joining("normconcat"))
-    return build_representation(joined, stretched, device=device, dtype=dtype, policy=SQUASH)
+    joined = replace(representation, joining=Choice("normconcat"), framing=Choice(SQUASH))
+    return build_representation(joined, stretched, device=device, dtype=dtype)
 
 
 def _prepared(
@@ -223,4 +233,6 @@ def _prepare(vision: VisionRepresentation, path: Path, size: np.ndarray) -> tupl
             f"{path}: is {image.width} x {image.height} pixels, where its pairs say {size[0]:.0f} x {size[1]:.0f}; "
             "its keypoints would not fit"
         )
-    return vision.views(image), content_seed(image)
+    layout = vision.framing.layout(*image.size)
+    views = tuple(vision.part_views(part, [image], layout)[0] for part in range(len(vision.parts)))
+    return views, content_seed(image)

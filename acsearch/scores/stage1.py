@@ -61,9 +61,7 @@ def caption_batches(
     Yields:
         Batches on the device of the model.
     """
-    from trainers.data.collate import Batcher
-
-    batcher = Batcher(samples, model.vision, model.connector.tokens, longest, model.pad_id)
+    batcher = model.batcher(samples, longest)
     starts = range(0, len(chosen), batch_size)
     for start in group.share(starts) if group else starts:
         yield batcher.batch(chosen[start : start + batch_size]).to(model.device)

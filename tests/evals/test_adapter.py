@@ -10,8 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from evals.response_cache import question_key
+from support import tiny
 from support.evaluation import GIVEN, Oracle, run, samples, write_questions
+from trainers.errors import EvaluationError
 
 
 def test_a_module_survives_the_harness(tmp_path: Path, questions: dict[str, Path]) -> None:
@@ -63,3 +67,23 @@ def test_equal_questions_are_asked_once(tmp_path: Path, questions: dict[str, Pat
     assert sum(model.batches) == 7
     assert told == [(6, 14), (12, 14), (14, 14)]
     assert [record["accuracy"] for record in samples(tmp_path / "out")] == [1, 1, 0, 1, 0, 1, 1] * 2
+
+
+def test_several_images_and_videos_are_shown_where_a_benchmark_says_so(tmp_path: Path) -> None:
+    from evals.adapter import AcsearchModel
+
+    film = tiny.video(tmp_path / "film.mp4", ["red"] * 12)
+    image, other = tiny.picture("red", 0), tiny.picture("blue", 1).convert("L")
+    shown = AcsearchModel(Oracle([]), images="all")._image([image, other, str(film)], "task")
+    assert isinstance(shown, list)
+    assert [one.mode if isinstance(one, Image.Image) else len(one) for one in shown] == ["RGB", "RGB", 8]
+    alone = AcsearchModel(Oracle([]), images="all")._image([image], "task")
+    assert isinstance(alone, Image.Image)
+    one = AcsearchModel(Oracle([]))._image([image], "task")
+    assert question_key("what ?", alone, 4) == question_key("what ?", one, 4)
+    keys = {question_key("what ?", given, 4) for given in (None, one, [image, image], [[image, image]], [image], shown)}
+    assert len(keys) == 6
+    with pytest.raises(EvaluationError, match="task: cannot read a video from"):
+        AcsearchModel(Oracle([]), images="all")._image([str(tmp_path / "none.mp4")], "task")
+    with pytest.raises(EvaluationError, match="task: shows 2 images at once and the model takes one"):
+        AcsearchModel(Oracle([]))._image([image, image], "task")

@@ -20,7 +20,7 @@ from evals import Benchmark, evaluate
 from support import ROOT, ghostscript
 from support.evaluation import COUNT, GIVEN, Oracle, run, samples, trained_result, write_questions
 from trainers.errors import EvaluationError
-from trainers.model.generation import prompt_batch, prompt_ids
+from trainers.model.generation import prompt_batch, prompt_ids, visuals
 from trainers.model.loading import load_model
 
 
@@ -113,11 +113,11 @@ def test_a_model_chooses_the_reply_that_is_likeliest_word_by_word(tmp_path: Path
     def likeliest(image: Image.Image, question: str) -> str:
         values = []
         for choice in choices:
-            ids, value = prompt_ids(model, question, True), 0.0
+            ids, value = prompt_ids(model, question, visuals(image)), 0.0
             for word in choice.split():
-                batch = prompt_batch(model, [ids], [image])
+                batch = prompt_batch(model, [ids], [visuals(image)])
                 with torch.no_grad():
-                    logits = model.llm(inputs_embeds=model.embed(batch)).logits[0, -1]
+                    logits = model.llm(**model.llm_inputs(batch)).logits[0, -1]
                 ids = [*ids, model.tokenizer.convert_tokens_to_ids(word)]
                 value += float(logits.double().log_softmax(-1)[ids[-1]])
             values.append(value)

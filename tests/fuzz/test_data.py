@@ -24,7 +24,9 @@ from acsearch.scores.pairs import read_pairs
 from support import fuzzing, tiny
 from support.fuzzing import accepted, cases, damaged_bytes, damaged_tree, laid_out
 from trainers.data.samples import Samples, read_samples
-from trainers.encoders.images import fit, frame, open_image, pixels
+from trainers.encoders.images import open_image
+from trainers.framings import pixels
+from trainers.framings.square import fit, frame
 
 TOKENIZER = tiny.tokenizer()
 

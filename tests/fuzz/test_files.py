@@ -21,7 +21,7 @@ from support import ROOT, fuzzing
 from support.fuzzing import accepted, cases, damaged_bytes, damaged_tree, laid_out
 from support.small_table import FILES, SHEET, STUDY, TABLE, fitted, usable
 from trainers.encoders import load_registry
-from trainers.representation import CONNECTORS, JOININGS, parse
+from trainers.representation import PIECES, parse
 
 TRAINING = yaml.safe_load((ROOT / "studies/llava15/study.yaml").read_text(encoding="utf-8"))
 PRIOR = yaml.safe_load(priors()["weak"].read_text(encoding="utf-8"))
@@ -148,8 +148,7 @@ PIECES = [
     " ",
     "Ü",
     "\x00",
-    *CONNECTORS,
-    *JOININGS,
+    *PIECES,
 ]
 
 

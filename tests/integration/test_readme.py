@@ -7,12 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from support import ROOT
+from trainers.connectors import make_connector
+from trainers.contracts import Features, Layout, MapShape, Seen
+from trainers.representation import PIECES, Piece, parse
 
 README = (ROOT / "README.md").read_text()
 FILES = dict(re.findall(r"`(mine/[\w.]+)`[^`]*\n\n```\w+\n(.*?)```", README, re.DOTALL))
@@ -78,9 +82,19 @@ def test_code_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, capsys: 
     scope: dict[str, object] = {}
     for code in re.findall(r'```python\n(""".*?)```', page, re.DOTALL):
         exec(code, scope)
-    connector = scope["NormLinear"]((4, 4), 24, 32, None)  # type: ignore[operator]
-    connector.initialise(torch.Generator().manual_seed(0))
-    assert connector(torch.zeros(2, 4, 4, 24)).shape == (2, connector.tokens, 32)
+    module = types.ModuleType("trainers.connectors.norm_linear")
+    module.NormLinear = scope["NormLinear"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    entry = re.search(r'"normlinear": (Piece\(.*?\))}', page)
+    assert entry is not None
+    monkeypatch.setitem(PIECES, "normlinear", eval(entry.group(1), {"Piece": Piece}))
+    assert str(parse("clip-l14@336|normlinear")) == "clip-l14@336|normlinear"
+    connector = make_connector(parse("clip-l14@336|normlinear").connector, [MapShape((4, 4), 24)], 32, seed=0)
+    layout = Layout(10, 10)
+    seen = Seen((layout, layout), torch.zeros(2, dtype=torch.long))
+    tokens = connector((Features.of_maps(torch.ones(2, 4, 4, 24)),), seen)
+    assert tokens.counts == (connector.count(layout),) * 2 == (16, 16)
+    assert tokens.values.shape == (32, 32)
     registered = {
         "top-c": policies._rule(scope["correspondence"]),  # type: ignore[arg-type]
         "two-sigma": policies._law(scope["two_sigma"]),  # type: ignore[arg-type]

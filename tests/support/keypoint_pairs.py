@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from acsearch.scores.pairs import Pairs
-from trainers.encoders.images import LETTERBOX, frame
+from trainers.framings.square import LETTERBOX, frame
 
 SIZES = {"wide": (96, 72), "tall": (60, 80), "square": (64, 64), "thin": (90, 41)}
 

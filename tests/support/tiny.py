@@ -186,3 +186,40 @@ def rank(job: Any, folder: Path, number: int = 0, world: int = 1, port: int = 0)
         places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"})
     run_stage(job, folder)
+
+
+def video(path: Path, colours: list[str], size: tuple[int, int] = (32, 24)) -> Path:
+    """A film with a frame of each colour."""
+    import av
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height = size
+        for number, colour in enumerate(colours):
+            for packet in stream.encode(av.VideoFrame.from_image(picture(colour, number, size))):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def mixed_manifest(folder: Path, count: int = 12, turns: int = 2) -> Path:
+    """Samples with an image, with two of other proportions, with a film of five frames, with text alone, in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    video(folder / "film.mp4", ["red", "red", "blue", "blue", "green"])
+    samples = []
+    for index in range(count):
+        colours = [list(COLOURS)[(index + shift) % 3] for shift in range(2)]
+        names = [f"mixed-{index}-{place}.png" for place in range(2)]
+        for place, (name, colour) in enumerate(zip(names, colours, strict=True)):
+            picture(colour, index, [(40, 30), (20, 70)][place]).save(folder / name)
+        shown: dict[str, Any] = [{"image": names[0]}, {"image": names}, {"video": "film.mp4"}, {}][index % 4]
+        mark = ["<image>\n", "<image> <image>\n", "<video>\n", ""][index % 4]
+        said = []
+        for turn in range(turns):
+            said.append({"from": "human", "value": f"{'' if turn else mark}what colour is the shape ?"})
+            said.append({"from": "gpt", "value": f"it is {colours[turn % 2]} ."})
+        samples.append({"id": f"mixed-{index}", "conversations": said} | shown)
+    path = folder / f"mixed-{turns}.json"
+    path.write_text(json.dumps(samples))
+    return path

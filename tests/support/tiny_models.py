@@ -23,8 +23,7 @@ def parts(folder: Path, representation: str = "clip@32", llm: str = "llama", tem
 
 
 def batcher(model: MultimodalModel, samples: Samples) -> Batcher:
-    tokens = model.connector.tokens
-    return Batcher(samples, model.vision, tokens, longest=200, pad_id=model.pad_id)
+    return model.batcher(samples, longest=200)
 
 
 def weights_of(model: MultimodalModel) -> dict[str, Tensor]:

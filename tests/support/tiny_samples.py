@@ -23,4 +23,5 @@ def samples(manifest: Path, words: Any, template: str = "chat", **options: Any) 
 
 
 def batcher(samples: Samples, vision: VisionRepresentation, cache: FeatureCache | None = None) -> Batcher:
-    return Batcher(samples, vision, image_tokens=16, longest=200, pad_id=0, cache=cache)
+    image_tokens = samples.per_image(lambda width, height, frames: 16)
+    return Batcher(samples, vision, image_tokens, longest=200, pad_id=0, cache=cache)

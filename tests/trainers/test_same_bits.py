@@ -19,6 +19,7 @@ from support import tiny
 from support.tiny_models import batcher
 from support.tiny_samples import samples, say
 from trainers.connectors import make_connector
+from trainers.contracts import MapShape
 from trainers.data.feature_cache import FeatureCache
 from trainers.encoders import load_registry
 from trainers.encoders.joined import VisionRepresentation, build_representation
@@ -114,7 +115,7 @@ def test_names_and_the_digest_of_a_study() -> None:
     ],
 )
 def test_first_weights_of_connectors(name: str, digest: str) -> None:
-    made = make_connector(parse(f"a@1|{name}").connector, (4, 4), 6, 10, seed=3)
+    made = make_connector(parse(f"a@1|{name}").connector, [MapShape((4, 4), 6)], 10, seed=3)
     assert sha(*made.state_dict().values()) == digest
 
 

@@ -8,38 +8,45 @@ tokens) does not change where they start either.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from trainers.contracts import Features, Layout, MapShape, Seen, Tokens
 from trainers.errors import SpaceError
-from trainers.representation import CONNECTORS, ConnectorChoice
-
-__all__ = ["CONNECTORS", "Connector", "connector_class", "make_connector"]
+from trainers.representation import PIECES, Choice
 
 
 class Connector(nn.Module):
-    """Turns a map of vision features into tokens of the language model's width.
+    """Turns vision features into tokens of the language model's width.
 
-    A subclass takes (grid, in_width, out_width, option), sets `tokens`, and raises SpaceError for a grid that it cannot
-    take.
-
-    Attributes:
-        tokens: how many tokens an image becomes.
+    A subclass raises SpaceError for shapes that it cannot take. Most are a `MapConnector`, which takes one map.
     """
 
-    tokens: int
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """The tokens of a batch, row by row.
+    @classmethod
+    def make(cls, shapes: Sequence[MapShape], out_width: int, option: int | None, newline: bool) -> Connector:
+        """Build one, without first weights.
 
         Args:
-            features: (batch, height, width, in_width).
+            shapes: of the features that it is given.
+            out_width: width of the language model's embeddings.
+            option: the number after "@".
+            newline: whether rows of tiles' tokens shall end with a learned token.
+        """
+        raise NotImplementedError
 
-        Returns:
-            (batch, tokens, out_width).
+    def count(self, layout: Layout) -> int:
+        """How many tokens an image becomes."""
+        raise NotImplementedError
+
+    def forward(self, features: tuple[Features, ...], seen: Seen) -> Tokens:
+        """The tokens of images.
+
+        Args:
+            features: of the shapes that the connector was made for, each of all views.
+            seen: the images.
         """
         raise NotImplementedError
 
@@ -60,34 +67,42 @@ class Connector(nn.Module):
                         nn.init.constant_(parameter, start)
 
 
-def connector_class(kind: str) -> type[Connector]:
-    """The class of a kind. Built under `torch.device("meta")`, it counts tokens and parameters at no cost."""
-    module, name = CONNECTORS[kind].target.split(":")
-    found: type[Connector] = getattr(importlib.import_module(module), name)
-    return found
-
-
 def make_connector(
-    choice: ConnectorChoice, grid: tuple[int, int], in_width: int, out_width: int, seed: int
+    choice: Choice,
+    shapes: Sequence[MapShape],
+    out_width: int,
+    seed: int,
+    *,
+    newline: bool = False,
+    branch: int = 0,
 ) -> Connector:
     """Make a connector, float32 on the CPU.
 
     Args:
         choice: the kind and its option.
-        grid: (height, width) of the features.
-        in_width: channels of the features.
+        shapes: of the features that it is given.
         out_width: width of the language model's embeddings.
         seed: decides the first weights.
+        newline: whether rows of tiles' tokens shall end with a learned token.
+        branch: which of several it is; they start differently.
 
     Raises:
-        SpaceError: the grid does not suit the connector.
+        SpaceError: the shapes do not suit the connector.
     """
-    with torch.device("meta"):  # no default initialisation, which would draw from the global generator
-        connector = connector_class(choice.kind)(grid, in_width, out_width, choice.option)
+    connector = shape_connector(choice, shapes, out_width, newline=newline)
     connector.to_empty(device="cpu")
-    digest = hashlib.sha256(f"{seed}/{choice.kind}/{in_width}/{out_width}".encode()).digest()
+    widths = "+".join(str(shape.width) for shape in shapes)
+    named = f"{seed}/{choice.kind}/{widths}/{out_width}" + (f"/{branch}" if branch else "")
+    digest = hashlib.sha256(named.encode()).digest()
     connector.initialise(torch.Generator().manual_seed(int.from_bytes(digest[:8], "big")))
     return connector
+
+
+def shape_connector(choice: Choice, shapes: Sequence[MapShape], out_width: int, *, newline: bool = False) -> Connector:
+    """A connector on the meta device: it counts tokens and parameters at no cost, and does not draw random numbers."""
+    kind: type[Connector] = choice.load()
+    with torch.device("meta"):
+        return kind.make(shapes, out_width, choice.option, newline)
 
 
 def required(option: int | None, kind: str) -> int:
@@ -97,5 +112,5 @@ def required(option: int | None, kind: str) -> int:
         SpaceError: there is none.
     """
     if option is None:
-        raise SpaceError(f"the connector {kind!r} needs a number, {CONNECTORS[kind].option}: e.g. '{kind}@2'")
+        raise SpaceError(f"the connector {kind!r} needs a number, {PIECES[kind].option}: e.g. '{kind}@2'")
     return option

@@ -10,26 +10,32 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from trainers.connectors.base import Connector, required
+from trainers.connectors.base import required
+from trainers.connectors.maps import MapConnector
+from trainers.contracts import Grid
 from trainers.errors import SpaceError
 
 
-class Shuffle(Connector):
+class Shuffle(MapConnector):
     """Folds squares of option x option locations into one token each, then one linear layer."""
 
-    def __init__(self, grid: tuple[int, int], in_width: int, out_width: int, option: int | None) -> None:
-        super().__init__()
+    def __init__(self, grid: Grid, in_width: int, out_width: int, option: int | None) -> None:
+        super().__init__(grid)
         self.side = required(option, "shuffle")
+        self.token_grid(grid)
+        self.projection = nn.Linear(in_width * self.side**2, out_width, bias=False)
+
+    def token_grid(self, grid: Grid) -> Grid:
         if grid[0] % self.side or grid[1] % self.side:
             raise SpaceError(
                 f"the connector 'shuffle@{self.side}' folds squares of {self.side} x {self.side}, which do not divide "
-                f"a grid of {grid[0]} x {grid[1]}; choose another size for the encoder, or a joining such as "
+                f"a grid of {grid[0]} x {grid[1]}; choose another size for the encoder, the framing "
+                f"'native@{self.side}' in place of 'native', or a joining such as "
                 f"'concat@{max(self.side, grid[0] // self.side * self.side)}', which resamples the grid"
             )
-        self.tokens = (grid[0] // self.side) * (grid[1] // self.side)
-        self.projection = nn.Linear(in_width * self.side**2, out_width, bias=False)
+        return grid[0] // self.side, grid[1] // self.side
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def project(self, features: torch.Tensor) -> torch.Tensor:
         batch, height, width, channels = features.shape
         side = self.side
         rows = features.reshape(batch, height // side, side, width // side, side, channels)

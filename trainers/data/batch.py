@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trainers.contracts import Seen
+
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples, padded on the right to T positions, with their n images in the samples' order.
+    """B samples, padded on the right to T positions, with what is seen of their n images.
 
     Attributes:
         names: the samples' names, for errors.
-        input_ids: (B, T) token ids; an image takes as many positions as the connector makes tokens, each IMAGE_ID.
+        input_ids: (B, T) token ids; an image takes as many positions as its layout has tokens, each IMAGE_ID.
         labels: (B, T) token ids that are learnt, and IGNORE_INDEX elsewhere.
         attention_mask: (B, T) 1 for tokens, 0 for padding.
-        seeds: (n,) the content seeds of the images.
-        views: (n, 3, size, size) uint8 of each encoder; empty where there are features.
-        features: (n, height, width, channels) of each encoder, from a cache.
+        places: (B, T) which image a position shows, counted from 0 through the whole batch; -1 for text.
+        seen: the images; None where there are none.
         position_ids: (B, T) a token's place in its own sample, where rows hold several; None where they hold one each.
     """
 
@@ -28,9 +29,8 @@ class Batch:
     input_ids: Tensor
     labels: Tensor
     attention_mask: Tensor
-    seeds: Tensor
-    views: tuple[Tensor, ...] = ()
-    features: tuple[Tensor, ...] = ()
+    places: Tensor
+    seen: Seen | None = None
     position_ids: Tensor | None = None
 
     def pin_memory(self) -> Batch:
@@ -47,8 +47,7 @@ class Batch:
             input_ids=change(self.input_ids),
             labels=change(self.labels),
             attention_mask=change(self.attention_mask),
-            seeds=change(self.seeds),
-            views=tuple(map(change, self.views)),
-            features=tuple(map(change, self.features)),
+            places=change(self.places),
+            seen=None if self.seen is None else self.seen.each(change),
             position_ids=None if self.position_ids is None else change(self.position_ids),
         )

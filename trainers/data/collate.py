@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from trainers.contracts import Seen
 from trainers.data.batch import Batch
 from trainers.data.feature_cache import FeatureCache
 from trainers.data.packing import MakesBatches
 from trainers.data.samples import Samples
 from trainers.data.templates import IGNORE_INDEX, IMAGE_ID
-from trainers.encoders.images import content_seed
 from trainers.encoders.joined import VisionRepresentation
 
 
@@ -26,7 +25,7 @@ class Batcher:
     Attributes:
         samples: what they are taken from.
         vision: says what the encoders are shown of an image.
-        image_tokens: positions that an image takes.
+        image_tokens: (M,) positions that each image of the samples takes.
         longest: positions after which a sample is cut.
         pad_id: the token id of padding.
         cache: the images' features; None where the model encodes the images.
@@ -34,7 +33,7 @@ class Batcher:
 
     samples: Samples
     vision: VisionRepresentation
-    image_tokens: int
+    image_tokens: np.ndarray
     longest: int
     pad_id: int
     cache: FeatureCache | None = None
@@ -47,37 +46,64 @@ class Batcher:
         """
         counts = bool(len(samples))
         rows = [int(sample) for sample in samples] or [0]
-        coded = [self.samples.tokens(row, self.image_tokens, self.longest) for row in rows]
-        expanded = [_expand(one.input_ids, one.labels, self.image_tokens) for one in coded]
-        width = max(len(input_ids) for input_ids, _ in expanded)
+        own = [self.samples.images_of(row) for row in rows]
+        coded = [
+            self.samples.tokens(row, self._positions(images), self.longest)
+            for row, images in zip(rows, own, strict=True)
+        ]
+        shown = [
+            images[: int((one.input_ids == IMAGE_ID).sum())] for images, one in zip(own, coded, strict=True)
+        ]  # of a sample that is cut, the first ones
+        expanded = [
+            expand(one.input_ids, one.labels, self._positions(images)) for one, images in zip(coded, shown, strict=True)
+        ]
+        width = max(len(input_ids) for input_ids, _, _ in expanded)
         input_ids = torch.full((len(rows), width), self.pad_id)
         labels = torch.full((len(rows), width), IGNORE_INDEX)
         attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for place, (own_ids, own_labels) in enumerate(expanded):
-            input_ids[place, : len(own_ids)] = torch.from_numpy(own_ids)
-            attention_mask[place, : len(own_ids)] = 1
+        places = torch.full((len(rows), width), -1)
+        before = 0  # images of earlier samples
+        for row, (own_ids, own_labels, own_places) in enumerate(expanded):
+            length = len(own_ids)
+            input_ids[row, :length] = torch.from_numpy(own_ids)
+            attention_mask[row, :length] = 1
+            places[row, :length] = torch.from_numpy(np.where(own_places < 0, -1, own_places + before))
+            before += len(shown[row])
             if counts:
-                labels[place, : len(own_labels)] = torch.from_numpy(own_labels)
-        shown = [row for row, one in zip(rows, coded, strict=True) if IMAGE_ID in one.input_ids]
+                labels[row, :length] = torch.from_numpy(own_labels)
         names = tuple(map(self.samples.name, rows))
-        return Batch(names, input_ids, labels, attention_mask, **self._images(shown))
+        return Batch(names, input_ids, labels, attention_mask, places, self._seen(rows, shown))
 
-    def _images(self, rows: list[int]) -> dict[str, Any]:
+    def _positions(self, images: range) -> np.ndarray:
+        return self.image_tokens[images.start : images.stop]
+
+    def _seen(self, rows: list[int], shown: list[range]) -> Seen | None:
+        if not any(shown):
+            return None
         if self.cache is not None:
-            features = self.cache(rows)
-            return {"seeds": torch.zeros(len(features[0]), dtype=torch.long), "features": features}
-        images = [image for image in map(self.samples.image, rows) if image is not None]
-        views = zip(*(self.vision.views(image) for image in images), strict=True)
-        return {
-            "seeds": torch.tensor([content_seed(image) for image in images], dtype=torch.long),
-            "views": tuple(torch.stack(part) for part in views),
-        }
+            return self.cache([image for images in shown for image in images])
+        pairs = zip(rows, shown, strict=True)
+        return self.vision.look([visual for row, own in pairs for visual in self.samples.visuals(row, len(own))])
 
 
-def _expand(input_ids: np.ndarray, labels: np.ndarray, image_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each IMAGE_ID becomes as many positions as the connector makes tokens."""
-    times = np.where(input_ids == IMAGE_ID, image_tokens, 1)
-    return np.repeat(input_ids, times), np.repeat(labels, times)
+def expand(
+    input_ids: np.ndarray, labels: np.ndarray, image_tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Let each IMAGE_ID become as many positions as its image takes.
+
+    Args:
+        input_ids: (T,) with IMAGE_ID for each image.
+        labels: (T,).
+        image_tokens: positions of each of the images.
+
+    Returns:
+        The ids and labels of all positions, and which image each shows, or -1.
+    """
+    times = np.ones(len(input_ids), dtype=np.int64)
+    images = np.full(len(input_ids), -1)
+    marks = input_ids == IMAGE_ID
+    times[marks], images[marks] = image_tokens, np.arange(len(image_tokens))
+    return np.repeat(input_ids, times), np.repeat(labels, times), np.repeat(images, times)
 
 
 class _Indexed(Dataset[Batch]):

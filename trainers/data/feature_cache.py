@@ -1,8 +1,9 @@
 """Cached features of frozen encoders: extracted once for a set of images, whoever trains on them.
 
-A file holds one encoder's maps of the images of samples, named by what they depend on: the encoder's fingerprint
-(weights, size, layer), the images' contents, and how images are fitted. Maps are kept unjoined, so a combination costs
-nothing that its parts have not cost already.
+A file holds one encoder's maps of the views of samples' images, named by what they depend on: the encoder's fingerprint
+(weights, size, layer), the images' contents, and how images are framed. Maps are kept unjoined, so a combination costs
+nothing that its parts have not cost already. Where all are of one size the file has the shape (views, height, width,
+channels), else (cells of all views, channels).
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ import torch
 from torch import Tensor
 
 from trainers.checkpoints.work_store import Store
+from trainers.contracts import Features, Layout, Seen
 from trainers.data.samples import Samples
-from trainers.encoders.images import content_seed
-from trainers.encoders.joined import VisionRepresentation
-from trainers.representation import Joining
+from trainers.encoders.joined import VisionRepresentation, encode_views, runs, view_seeds
 from trainers.utils.atomic import atomic_write
 from trainers.utils.progress import CountCallback
 
@@ -56,8 +56,7 @@ ALONE = Team(0, 1, lambda: None)
 class FeatureCache:
     """Features of the images of samples.
 
-    Called with indices of samples, it gives (n, height, width, channels) float32 of each encoder, for those samples
-    that have an image, in their order.
+    Called with numbers of images, it gives what was seen of them, in float32.
 
     Attributes:
         folder: where the files are.
@@ -75,13 +74,22 @@ class FeatureCache:
         """The file of one encoder's features."""
         encoder = self.vision.encoders[part]
         half = any(weight.dtype == torch.bfloat16 for weight in encoder.parameters())
-        name = f"{encoder.fingerprint[:24]}-{self.samples.images_digest[:24]}-{self.vision.policy}"
+        images, frames = self.samples.images_digest[:24], self.samples.frames_key
+        name = f"{encoder.fingerprint[:24]}-{images}-{self.vision.cache_key(part)}{frames}"
         return self.folder / f"{name}{'-bf16' if half else ''}.npy"
 
+    def _layout(self, image: int) -> Layout:
+        return self.vision.framing.layout(*self.samples.sizes[image].tolist())
+
     @cached_property
-    def _row(self) -> dict[int, int]:
-        """Row of each sample that has an image."""
-        return {sample: row for row, sample in enumerate(np.flatnonzero(self.samples.with_image).tolist())}
+    def _begins(self) -> np.ndarray:
+        """(M + 1,) where each image's rows begin: its views, or their cells where these are of several sizes."""
+
+        def rows(width: int, height: int, frames: int) -> int:
+            layout = self.vision.framing.layout(width, height, frames)
+            return layout.views * (layout.grid[0] * layout.grid[1] if layout.grid else 1)
+
+        return np.concatenate([[0], np.cumsum(self.samples.per_image(rows))])
 
     @cached_property
     def _maps(self) -> list[np.ndarray]:
@@ -129,31 +137,54 @@ class FeatureCache:
     def _create(self, part: int) -> None:
         """An empty file for all maps, under a temporary name until it has its size."""
         encoder, partial = self.vision.encoders[part], self._partial(part)
-        shape = (len(self._row), *encoder.grid, encoder.width)
+        cells = () if self.vision.framing.any_shape else encoder.grid
+        shape = (int(self._begins[-1]), *cells, encoder.width)
         with atomic_write(partial) as fresh:
             np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape).flush()
 
     def _extract(self, part: int, team: Team, batch_size: int, progress: CountCallback | None) -> None:
         """Encode this process's share of the images: every `team.size`-th batch."""
-        encoder, samples = self.vision.encoders[part], list(self._row)
-        alone = VisionRepresentation([encoder], Joining(), self.vision.policy)
+        encoder = self.vision.encoders[part]
+        samples = np.flatnonzero(self.samples.with_image).tolist()
         device = next(iter(encoder.parameters()), torch.empty(0)).device
         maps = np.load(self._partial(part), mmap_mode="r+")
         starts = range(team.rank * batch_size, len(samples), team.size * batch_size)
         done, mine = 0, sum(len(samples[start : start + batch_size]) for start in starts)
         for start in starts:
             rows = samples[start : start + batch_size]
-            images = [self.samples.image(sample) for sample in rows]
-            pixels = torch.stack([alone.views(image)[0] for image in images if image is not None])
-            seeds = torch.tensor([content_seed(image) for image in images if image is not None])
+            visuals = [visual for sample in rows for visual in self.samples.visuals(sample)]
+            images = range(self.samples.images_of(rows[0]).start, self.samples.images_of(rows[-1]).stop)
+            layouts = [self._layout(image) for image in images]
+            pairs = [*zip(visuals, layouts, strict=True)]
+            views = runs([self.vision.part_views(part, *pair).to(device) for pair in pairs])
+            seeds = torch.tensor([seed for pair in pairs for seed in view_seeds(*pair)], device=device)
             with torch.inference_mode():
-                encoded = encoder.encode(pixels.to(device), seeds.to(device))
-            maps[start : start + len(rows)] = encoded.float().cpu().numpy()
+                encoded = encode_views(encoder, views, seeds)
+            begin, end = self._begins[images.start], self._begins[images.stop]
+            maps[begin:end] = self._flat(encoded).float().cpu().numpy()
             done += len(rows)
             if progress:
                 progress(done, mine)
         maps.flush()
 
-    def __call__(self, samples: Sequence[int]) -> tuple[Tensor, ...]:
-        rows = [self._row[sample] for sample in samples]
-        return tuple(torch.from_numpy(np.asarray(maps[rows])) for maps in self._maps)
+    def _flat(self, features: Features) -> Tensor:
+        """As the file has them."""
+        if self.vision.framing.any_shape:
+            return features.values[features.mask]
+        return features.maps()
+
+    def __call__(self, images: Sequence[int]) -> Seen:
+        """What was seen of images, by their numbers among those of all samples."""
+        layouts = tuple(map(self._layout, images))
+        views = sum(layout.views for layout in layouts)
+        features = tuple(self._features(part, images, layouts) for part in range(len(self.vision.parts)))
+        return Seen(layouts, torch.zeros(views, dtype=torch.long), features=features)
+
+    def _features(self, part: int, images: Sequence[int], layouts: Sequence[Layout]) -> Features:
+        rows = np.concatenate([np.arange(*self._begins[image : image + 2]) for image in images])
+        found = torch.from_numpy(np.asarray(self._maps[part][rows]))
+        if not self.vision.framing.any_shape:
+            return Features.of_maps(found)
+        grids = [layout.grid or self.vision.grid for layout in layouts for _ in range(layout.views)]
+        maps = zip(torch.split(found, [height * width for height, width in grids]), grids, strict=True)
+        return Features.padded([one.view(*grid, -1) for one, grid in maps])

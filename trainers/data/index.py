@@ -7,19 +7,21 @@ same for all of them. Processes of training map its arrays into memory: they hol
         input_ids.npy        (T,) int32 token ids of all samples, one sample after the other; an image is one IMAGE_ID
         learnt.npy           (T,) bool: which of them are supervised
         names.npy            the samples' names in UTF-8, one after the other
-        files.npy            the same of their image files; empty without one, or where the image is in the manifest
-        *_at.npy             (N + 1,) int64 where a sample's part of input_ids and learnt, names and files begins
+        files.npy            the same of the images' files; empty where an image is in the manifest
+        *_at.npy             (N + 1,) int64 where a sample's part of input_ids and learnt, names, or places, sizes and
+                             images begins; (M + 1,) where an image's part of files does
         rows.npy             (N,) int64: its row in the manifest
         characters.npy       (N,) int64: length of its conversation, by which samples are ordered
         reply_at.npy         (N,) int32: the first supervised token that another one comes before
-        image_at.npy         (N,) int32: the image's IMAGE_ID; -1 without one
-        sizes.npy            (N, 2) int32 pixels of its image, width and height; 0 without an image
-        images.npy           (N, 32) uint8 SHA-256 of its image file; 0 without an image
+        places.npy           (M,) int32 for all images of all samples: its IMAGE_ID, counted in the sample
+        sizes.npy            (M, 3) int32 pixels of the image, width and height; frames of a video, 0 of an image
+        images.npy           (M, 32) uint8 SHA-256 of the image's file
         dropped.json         rows that cannot be trained on, with their reasons
     index/<key>.parts/       what is done of it so far, a file for each 4096 rows
 
 Rows are read as LLaVA reads them: what the model says before it was asked is dropped, and `<image>` is text where there
-is no image. A row that LLaVA would fail on, or quietly train on wrongly, is dropped with its reason.
+is no image; `<video>` means the same where there is a video. A row that LLaVA would fail on, or quietly train on
+wrongly, is dropped with its reason.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
@@ -41,22 +43,37 @@ from typing import Any
 import numpy as np
 
 from trainers.checkpoints.commit import commit_folder, missing
-from trainers.data.manifest import Manifest, conversation, name, open_manifest
-from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Tokenizer, encode
+from trainers.data.manifest import Manifest, Visual, conversation, name, open_manifest
+from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, VIDEO, Tokenizer, encode
 from trainers.encoders.images import open_image
+from trainers.encoders.videos import video_shape
 from trainers.errors import DataError
 from trainers.utils.atomic import atomic_write
 from trainers.utils.digest import SHORT, digest, digest_of
 from trainers.utils.locks import Locks
 from trainers.utils.progress import Reporter, silent
 
-VERSION = 1
+VERSION = 2
 CHUNK = 4096  # rows of one part
 _LONGEST_NAME = 200  # characters
 _SHOWN = 5  # problems that an error lists
-_Look = tuple[tuple[int, int], bytes]
-_RAGGED = {"tokens_at": ("input_ids", "learnt"), "names_at": ("names",), "files_at": ("files",)}
-_PLAIN = ("rows", "characters", "reply_at", "image_at", "sizes", "images")
+_Look = tuple[tuple[int, int, int], bytes]
+_RAGGED = {
+    "tokens_at": ("input_ids", "learnt"),
+    "names_at": ("names",),
+    "images_at": ("places", "sizes", "images"),
+    "files_at": ("files",),
+}
+_EMPTY = {
+    "input_ids": np.empty(0, np.int32),
+    "learnt": np.empty(0, bool),
+    "places": np.empty(0, np.int32),
+    "sizes": np.empty((0, 3), np.int32),
+    "images": np.empty((0, 32), np.uint8),
+    "names": np.empty(0, np.uint8),
+    "files": np.empty(0, np.uint8),
+}
+_PLAIN = ("rows", "characters", "reply_at")
 _ALONE = 2 * CHUNK  # rows that this process does by itself: others take seconds to start
 
 
@@ -196,7 +213,7 @@ def _examine(chunk: Sequence[dict[str, Any]], first: int, part: Path) -> None:
     """Tokenise the rows of a chunk, look at their images, and write what was found."""
     assert _started is not None
     source, manifest = _started
-    look = lru_cache(maxsize=CHUNK)(_look_at_file)  # some manifests ask often about one image
+    look = lru_cache(maxsize=CHUNK)(_look)  # some manifests ask often about one image
     samples: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
     for number, row in enumerate(chunk, first):
@@ -204,9 +221,10 @@ def _examine(chunk: Sequence[dict[str, Any]], first: int, part: Path) -> None:
             samples.append(_sample(source, manifest, number, row, look))
         except DataError as error:
             dropped.append(Dropped(number, name(number, row), str(error)))
-    ragged = {column: [one[column] for one in samples] for columns in _RAGGED.values() for column in columns}
+    ragged = {column: [one[column] for one in samples] for column in _EMPTY}
+    ragged["files"] = [file for files in ragged["files"] for file in files]  # one for each image
     arrays = {column: np.array([one[column] for one in samples]) for column in _PLAIN}
-    arrays |= {column: np.concatenate(values) for column, values in ragged.items() if values}
+    arrays |= {column: np.concatenate([_EMPTY[column], *values]) for column, values in ragged.items()}
     arrays |= {at: np.cumsum([0, *map(len, ragged[columns[0]])]) for at, columns in _RAGGED.items()}
     arrays["dropped"] = _bytes(json.dumps([vars(one) for one in dropped]).encode())
     with atomic_write(part) as fresh, fresh.open("wb") as file:
@@ -218,34 +236,35 @@ def _sample(
     manifest: Manifest,
     number: int,
     row: dict[str, Any],
-    look_at_file: Callable[[Path], _Look],
+    look: Callable[[Visual], _Look],
 ) -> dict[str, Any]:
     """What the index keeps of a row. Raises DataError for one that cannot be trained on."""
     turns, characters = conversation(row)
-    image = manifest.image(number, row)
-    tokens = encode(source.template, turns, source.tokenizer, images=int(image is not None))
-    places = np.flatnonzero(tokens.input_ids == IMAGE_ID)
-    if len(places) > 1:
-        raise DataError(f"1 image but {len(places)} {IMAGE} in its conversation")
+    visuals = manifest.visuals(number, row)
+    if any(one.video for one in visuals):
+        turns = tuple(replace(turn, text=turn.text.replace(VIDEO, IMAGE)) for turn in turns)
+    tokens = encode(source.template, turns, source.tokenizer, images=len(visuals))
+    places = np.flatnonzero(tokens.input_ids == IMAGE_ID).astype(np.int32)
+    if not len(places):
+        visuals = []  # LLaVA does not show it either
+    if len(places) != len(visuals):
+        images = f"{len(visuals)} image" + ("s" if len(visuals) > 1 else "")
+        raise DataError(f"{images} but {len(places)} {IMAGE} in its conversation")
     learnt = tokens.labels != IGNORE_INDEX
     if not learnt[1:].any():
         raise DataError(f"no supervised token (template {source.template}); nothing would be learnt from it")
-    if not len(places):
-        image = None  # LLaVA does not show it either
-    size, content = (0, 0), bytes(32)
-    if image is not None:
-        size, content = _look(image) if isinstance(image, bytes) else look_at_file(image)
+    looked = [_look(one) if isinstance(one.source, bytes) else look(one) for one in visuals]
     return {
         "input_ids": tokens.input_ids.astype(np.int32),
         "learnt": learnt,
         "names": _bytes(name(number, row)[:_LONGEST_NAME].encode(errors="replace")),
-        "files": _bytes(os.fsencode(image) if isinstance(image, Path) else b""),
+        "files": [_bytes(os.fsencode(one.source) if isinstance(one.source, Path) else b"") for one in visuals],
         "rows": number,
         "characters": characters,
         "reply_at": np.int32(1 + learnt[1:].argmax()),
-        "image_at": np.int32(places[0] if len(places) else -1),
-        "sizes": np.array(size, np.int32),
-        "images": _bytes(content),
+        "places": places,
+        "sizes": np.array([size for size, _ in looked], np.int32).reshape(-1, 3),
+        "images": _bytes(b"".join(content for _, content in looked)).reshape(-1, 32),
     }
 
 
@@ -253,13 +272,12 @@ def _bytes(content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.uint8)
 
 
-def _look(image: bytes) -> _Look:
-    """Size in pixels, and SHA-256, of an image that can be decoded."""
-    return open_image(image).size, hashlib.sha256(image).digest()
-
-
-def _look_at_file(image: Path) -> _Look:
-    return open_image(image).size, hashlib.sha256(image.read_bytes()).digest()
+def _look(visual: Visual) -> _Look:
+    """Width, height, frames and SHA-256 of an image or video that can be decoded."""
+    source = visual.source
+    shape = video_shape(source) if visual.video else (*open_image(source).size, 0)
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    return shape, hashlib.sha256(content).digest()
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
@@ -272,7 +290,7 @@ def _join(parts: Sequence[Path], manifest: Path, target: Path) -> None:
     if not any(len(_column(part, "rows")) for part in parts):
         raise DataError(problems([one for part in parts for one in _dropped(_column(part, "dropped"))], 0, manifest))
     with commit_folder(target) as folder:
-        for column in (*_PLAIN, *_RAGGED, *(column for columns in _RAGGED.values() for column in columns)):
+        for column in (*_PLAIN, *_RAGGED, *_EMPTY):
             _concatenate(column, parts, folder / f"{column}.npy")
         dropped = [vars(one) for part in parts for one in _dropped(_column(part, "dropped"))]
         (folder / "dropped.json").write_text(json.dumps(dropped, indent=1))

@@ -1,7 +1,8 @@
 """Training data as it comes: LLaVA's JSON manifests and parquet, read one row after the other.
 
-JSON: a list of {id, image (a file below the image folder; absent for text alone), conversations: [{from, value}, ...]}.
-Parquet: the same columns, with the image's bytes, or its file, in `image`.
+JSON: a list of {id, image (a file below the image folder, or a list of them; absent for text alone), conversations:
+[{from, value}, ...]}, as LLaVA's, LLaVA-NeXT's and LLaVA-OneVision's; with `video` in place of `image` a video file.
+Parquet: the same columns, with bytes in place of a file's name, or a datasets.Image with either.
 
 A manifest may be larger than memory is, so nothing here holds it; `trainers.data.index` reads it once and for all.
 """
@@ -22,22 +23,36 @@ from trainers.errors import DataError
 from trainers.utils.parsing import json_elements, parse_json
 from trainers.utils.regular_files import open_regular
 
+_SHOWN = ("image", "video")  # columns
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Visual:
+    """An image or a video of a row.
+
+    Attributes:
+        source: its file, or the bytes of that.
+        video: whether it is a video.
+    """
+
+    source: bytes | Path
+    video: bool = False
 
 
 class Manifest(Protocol):
     """The rows of a manifest file."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read the rows in order, with everything but the images of a parquet file.
+        """Read the rows in order, with everything but the images and videos of a parquet file.
 
         Raises:
             DataError: the file cannot be read, or is no manifest.
         """
         ...
 
-    def image(self, number: int, row: dict[str, Any]) -> bytes | Path | None:
-        """The image file of a row, or its bytes; None where it has no image.
+    def visuals(self, number: int, row: dict[str, Any]) -> list[Visual]:
+        """The images or videos of a row, in their order.
 
         Args:
             number: of the row.
@@ -64,8 +79,8 @@ class _Json:
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: cannot be read: {' '.join(str(error).split())}") from error
 
-    def image(self, number: int, row: dict[str, Any]) -> bytes | Path | None:
-        return _source(row.get("image"), self.images)
+    def visuals(self, number: int, row: dict[str, Any]) -> list[Visual]:
+        return _visuals(row, self.images)
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,8 @@ class _Parquet:
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read: {error}") from error
         names = table.column_names
-        for name in ("id", "conversations", "image"):
-            if names.count(name) > 1 or (name not in names and name != "image"):
+        for name in ("id", "conversations", *_SHOWN):
+            if names.count(name) > 1 or (name not in names and name not in _SHOWN):
                 there = "more than one" if name in names else "no"
                 raise DataError(f"{self.path}: {there} column {name!r}; it has {', '.join(names)}")
         return table
@@ -96,34 +111,44 @@ class _Parquet:
             yield from batch.to_pylist()
 
     @cached_property
-    def _shown(self) -> np.ndarray:
-        """(N,) bool: which rows have an image, without reading it. A datasets.Image may be there and hold nothing."""
+    def _valid(self) -> dict[str, np.ndarray]:
+        """Of each column (N,) bool: which rows have something there, without reading it."""
+        return {name: self._has(self._table[name]) for name in _SHOWN if name in self._table.column_names}
+
+    def _has(self, column: Any) -> np.ndarray:
+        """(N,) bool. A datasets.Image may be there and hold nothing."""
         import pyarrow
         import pyarrow.compute as compute
 
-        if "image" not in self._table.column_names:
-            return np.zeros(self._table.num_rows, dtype=bool)
-        column = self._table["image"]
         if not pyarrow.types.is_struct(column.type):
             return np.asarray(compute.is_valid(column))
         fields = [compute.struct_field(column, name) for name in column.type.names if name in ("bytes", "path")]
         valid = [np.asarray(compute.is_valid(field)) for field in fields]
         return np.asarray(np.logical_or.reduce([np.zeros(self._table.num_rows, dtype=bool), *valid]))
 
-    def image(self, number: int, row: dict[str, Any]) -> bytes | Path | None:
-        if not self._shown[number]:
-            return None
-        value = self._table["image"][number].as_py()
-        if isinstance(value, dict):  # a datasets.Image: {bytes, path}
-            value = value.get("bytes") or value.get("path")
-        return _source(value, self.images)
+    def visuals(self, number: int, row: dict[str, Any]) -> list[Visual]:
+        shown = {name: self._table[name][number].as_py() for name, valid in self._valid.items() if valid[number]}
+        return _visuals(shown, self.images)
 
 
-def _source(value: Any, images: Path) -> bytes | Path | None:
-    """Raises DataError for what is neither an image's bytes nor a file's name."""
-    if value is not None and not isinstance(value, bytes | str):
-        raise DataError(f"image must be the name of one file, or its bytes, not {value!r:.60}")
-    return images / value if isinstance(value, str) else value
+def _visuals(row: dict[str, Any], folder: Path) -> list[Visual]:
+    """Raises DataError for what is neither an image's bytes nor a file's name, nor a list of these."""
+    found = []
+    for name in _SHOWN:
+        given = row.get(name)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, dict):  # a datasets.Image: {bytes, path}
+                value = value.get("bytes") or value.get("path")
+            if value is None and given is value:
+                continue
+            if not isinstance(value, bytes | str):
+                raise DataError(
+                    f"{name} must be the name of a file, or its bytes, or a list of them, not {value!r:.60}"
+                )
+            found.append(Visual(folder / value if isinstance(value, str) else value, name == "video"))
+    if len({one.video for one in found}) > 1:
+        raise DataError("has images and a video; a sample shows one or the other")
+    return found
 
 
 def open_manifest(path: Path, images: Path | None = None) -> Manifest:

@@ -73,6 +73,7 @@ def pack(batch: Batch) -> Batch:
         input_ids=input_ids,
         labels=labels[kept].unsqueeze(0),
         attention_mask=torch.ones_like(input_ids),
+        places=batch.places[kept].unsqueeze(0),
         position_ids=position_ids[kept].unsqueeze(0),
     )
 

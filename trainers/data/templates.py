@@ -16,7 +16,7 @@ import numpy as np
 
 from trainers.errors import DataError
 
-IMAGE = "<image>"
+IMAGE, VIDEO = "<image>", "<video>"
 IMAGE_ID = -200
 IGNORE_INDEX = -100
 
@@ -119,7 +119,8 @@ class Template:
 
     Attributes:
         write: makes the text of it.
-        image_first: whether the image is shown before everything else of its turn, wherever `<image>` stands in it.
+        image_first: whether a single image is shown before everything else of its turn, wherever `<image>` stands in
+            it. Several stay where they are, as in LLaVA-NeXT.
     """
 
     write: Callable[[Sequence[Turn], Tokenizer], _Text]
@@ -157,7 +158,7 @@ def encode(template: str, turns: Sequence[Turn], tokenizer: Tokenizer, images: i
     for place, turn in enumerate(turns):
         if turn.role != _ROLES[place % 2]:
             raise DataError(f"turn {place + 1} is the {turn.role}'s; user and assistant must alternate, user first")
-    if images and TEMPLATES[template].image_first:
+    if images == 1 and TEMPLATES[template].image_first:
         turns = [_image_first(turn) for turn in turns]
     written = TEMPLATES[template].write(turns, tokenizer)
     input_ids = [np.array([], dtype=np.int64)]

@@ -1,5 +1,7 @@
 """What every encoder offers: (batch, 3, size, size) uint8 pixels in, a (batch, height, width, channels) map out.
 
+Some take rectangles of any sides too, in whole cells.
+
 An encoder is frozen and deterministic: always in eval mode, without gradients, in its own precision whatever autocast
 says, normalising with its own mean and std. What is random about one (a denoiser's noise) comes from seeds of the
 images' content, so that a feature is the same wherever in a batch its image stands.
@@ -35,7 +37,8 @@ class Encoder(nn.Module):
         size: side of the square image, in pixels.
         layer: counted from the end; -1 is the last.
         patch: side of a cell of the grid, in pixels. Pixels to the right of and below the last cell are not seen.
-        grid: (height, width) of the map.
+        grid: (height, width) of the map of a square image.
+        any_shape: whether it takes rectangles too.
         width: channels of the map.
         fingerprint: SHA-256 of everything that decides the features but the precision; caches of features use it.
         mean: (3, 1, 1) of RGB in [0, 1], which is subtracted.
@@ -70,11 +73,29 @@ class Encoder(nn.Module):
         self.size = size
         self.layer = layer
         self.patch = patch or spec.patch
-        self.grid = (size // self.patch, size // self.patch)
+        self.grid = self.grid_of(size, size)
+        self.any_shape = False
         self.width = width or spec.width
         self.fingerprint = fingerprint_of(spec, size, layer, digest)
         for name, value in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in cells of the map of an image of so many pixels."""
+        return height // self.patch, width // self.patch
+
+    def check_any_shape(self, framing: str) -> None:
+        """Refuse a framing whose views are rectangles, where the encoder takes squares alone.
+
+        Raises:
+            SpaceError: it does.
+        """
+        if not self.any_shape:
+            raise SpaceError(
+                f"the framing {framing!r} shows images in their own proportions, and {self.spec.name}@{self.size} "
+                "takes squares alone; most towers of transformers take any, and ViTs of timm with the option "
+                "{dynamic_img_size: true}"
+            )
 
     def freeze(self, device: torch.device, dtype: torch.dtype | None = None) -> Encoder:
         """Move the encoder to a device and freeze it; an adapter's last step. Returns the encoder itself.
@@ -95,13 +116,17 @@ class Encoder(nn.Module):
         """The features of normalised images; what an adapter defines.
 
         Args:
-            images: (batch, 3, size, size) float32.
+            images: (batch, 3, height, width) float32.
             seeds: (batch,) int64, the images' content seeds.
 
         Returns:
             (batch, height, width, channels).
         """
         raise NotImplementedError
+
+    def _takes(self, channels: int, height: int, width: int) -> bool:
+        square = height == width == self.size
+        return channels == 3 and (square or (self.any_shape and height % self.patch == width % self.patch == 0))
 
     def _own_precision(self) -> AbstractContextManager[Any]:
         device, tuned = self.mean.device.type, any(weight.requires_grad for weight in self.parameters())
@@ -111,16 +136,16 @@ class Encoder(nn.Module):
         """The features of a batch of images. They carry a gradient only where weights were set to need one.
 
         Args:
-            pixels: (batch, 3, size, size) uint8.
+            pixels: (batch, 3, size, size) uint8; of any height and width in whole cells where `any_shape`.
             seeds: (batch,) int64, each the image's `content_seed`.
 
         Returns:
-            (batch, *grid, width) in the encoder's precision, on its device.
+            (batch, height, width, channels) in the encoder's precision, on its device.
 
         Raises:
             DataError: the pixels have another shape or type.
         """
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, self.size, self.size):
+        if not (pixels.dtype == torch.uint8 and pixels.ndim == 4 and self._takes(*pixels.shape[1:])):
             raise DataError(
                 f"{self.spec.name}@{self.size} takes (batch, 3, {self.size}, {self.size}) uint8 pixels, got "
                 f"{tuple(pixels.shape)} {str(pixels.dtype).removeprefix('torch.')}"
@@ -128,7 +153,7 @@ class Encoder(nn.Module):
         with self._own_precision():
             images = (pixels.to(self.mean.device).float() / 255 - self.mean) / self.std
             features = self.features(images, seeds)
-        expected = (len(pixels), *self.grid, self.width)
+        expected = (len(pixels), *self.grid_of(*pixels.shape[2:]), self.width)
         if features.shape != expected:
             raise SpaceError(
                 f"{self.spec.name}@{self.size} was declared to give {expected[1:]} (height, width, channels) but gives "

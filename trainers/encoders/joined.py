@@ -1,43 +1,61 @@
-"""A vision representation: one or more frozen encoders, joined into one map of features.
+"""A vision representation: one or more frozen encoders, what they are shown of images, and how they are joined.
 
 representation = build_representation(parse("clip-l14@224+dinov2-l14@224"), load_registry(), device="cuda")
-views = representation.views(image)                                     # one (3, 224, 224) uint8 for each part
-representation.encode([view[None] for view in views], seeds)            # (1, 16, 16, 2048)
+seen = representation.look([[image]])                       # layouts and views of one image
+(joined,) = representation.features(seen)                   # (1, 16 * 16, 2048)
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional
 
+from trainers.contracts import Features, Grid, Layout, MapShape, Seen
 from trainers.encoders import Encoder, Registry, make_encoder
-from trainers.encoders.images import LETTERBOX, fit, pixels
-from trainers.representation import Joining, Representation
+from trainers.encoders.images import content_seed
+from trainers.framings import make_framing
+from trainers.joinings import make_joining
+from trainers.representation import DEFAULTS, Choice, Representation
 
 
 class VisionRepresentation(nn.Module):
-    """One or more frozen encoders, whose maps are joined.
+    """One or more frozen encoders, framed and joined.
 
     Attributes:
         parts: the encoders.
-        joining: how their channels become one map.
-        policy: how images are fitted into squares; the same for all encoders, so that their cells line up.
-        grid: (height, width) of the joined map.
-        width: channels of the joined map, the sum of the encoders'.
+        framing: how images become views; the same for all encoders, so that their cells line up.
+        joining: how the encoders become one.
+        policy: the framing's name.
+        shapes: of what the connectors are given.
     """
 
-    def __init__(self, parts: Sequence[Encoder], joining: Joining, policy: str = LETTERBOX) -> None:
+    def __init__(
+        self, parts: Sequence[Encoder], joining: Choice = DEFAULTS["joining"], framing: Choice = DEFAULTS["framing"]
+    ) -> None:
+        """
+        Args:
+            parts: the encoders.
+            joining: how they become one.
+            framing: how images become views.
+
+        Raises:
+            SpaceError: an encoder cannot be shown images as the framing does.
+        """
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.joining = joining
-        self.policy = policy
-        self.grid = parts[0].grid if joining.grid is None else (joining.grid, joining.grid)
-        self.width = sum(part.width for part in parts)
+        self.policy = str(framing)
+        self.framing = make_framing(framing, parts[0].size, parts[0].patch)
+        self.joining = make_joining(joining)
+        self.shapes = self.joining.shapes([MapShape(part.grid, part.width) for part in parts])
+        self._words = joining, framing
+        if self.framing.any_shape:
+            for part in parts:
+                part.check_any_shape(self.policy)
 
     @property
     def encoders(self) -> list[Encoder]:
@@ -45,58 +63,95 @@ class VisionRepresentation(nn.Module):
         return [part for part in self.parts if isinstance(part, Encoder)]
 
     @property
+    def grid(self) -> Grid:
+        """(height, width) of the first map that connectors are given."""
+        return self.shapes[0].grid
+
+    @property
+    def width(self) -> int:
+        """Channels of all that connectors are given."""
+        return sum(shape.width for shape in self.shapes)
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the features but the precision: encoders, joining and policy."""
-        names = [part.fingerprint for part in self.encoders] + [str(self.joining), self.policy]
+        """SHA-256 of everything that decides the features but the precision: encoders, joining and framing."""
+        names = [part.fingerprint for part in self.encoders] + [str(self._words[0]), self.policy]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
-    def views(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
-        """What each encoder is shown: (3, size, size) uint8, with bars of its mean colour, which becomes about 0."""
-        return tuple(pixels(fit(image, part.size, part.spec.mean, self.policy)) for part in self.encoders)
+    @cached_property
+    def in_squares(self) -> VisionRepresentation:
+        """The same encoders, shown each image as one square: what scores of single maps are measured on."""
+        joining, framing = self._words
+        square = Choice(self.framing.square)
+        return self if framing == square else VisionRepresentation(self.encoders, joining, square)
 
-    def encode(self, views: Sequence[torch.Tensor], seeds: torch.Tensor) -> torch.Tensor:
-        """The joined features of a batch of images.
+    def cache_key(self, part: int) -> str:
+        """What an encoder's features depend on beside the encoder and the images."""
+        own, first = self.encoders[part], self.encoders[0]
+        if not self.framing.sized:
+            return self.policy
+        return f"{self.policy}-{first.size}-{first.patch}" + ("" if own.patch == first.patch else f"-{own.patch}")
+
+    def part_views(self, part: int, images: Sequence[Image.Image], layout: Layout) -> torch.Tensor:
+        """What one encoder is shown of an image or video: (layout.views, 3, height, width) uint8."""
+        encoder = self.encoders[part]
+        return self.framing.views(images, layout, encoder.size, encoder.patch, encoder.spec.mean)
+
+    def look(self, visuals: Sequence[Sequence[Image.Image]]) -> Seen:
+        """What all encoders are shown.
 
         Args:
-            views: (batch, 3, size, size) uint8 of each encoder.
-            seeds: (batch,) the images' content seeds.
-
-        Returns:
-            (batch, *grid, width).
+            visuals: images, each alone in its list, or the frames of videos.
         """
-        features = [part.encode(view, seeds) for part, view in zip(self.encoders, views, strict=True)]
-        return join(features, self.joining)
+        layouts = tuple(self.framing.layout(*images[0].size, len(images)) for images in visuals)
+        seeds = [seed for pair in zip(visuals, layouts, strict=True) for seed in view_seeds(*pair)]
+        views = []
+        for part in range(len(self.parts)):
+            pairs = zip(visuals, layouts, strict=True)
+            views.append(runs([self.part_views(part, images, layout) for images, layout in pairs]))
+        return Seen(layouts, torch.tensor(seeds, dtype=torch.long), tuple(views))
+
+    def encode(self, seen: Seen) -> tuple[Features, ...]:
+        """The features of each encoder, from its views."""
+        return tuple(
+            encode_views(part, views, seen.seeds) for part, views in zip(self.encoders, seen.views, strict=True)
+        )
+
+    def features(self, seen: Seen) -> tuple[Features, ...]:
+        """What the connectors are given, of the shapes `shapes` for square views."""
+        return self.joining.features(seen.features or self.encode(seen))
 
 
-def join(features: Sequence[torch.Tensor], joining: Joining) -> torch.Tensor:
-    """Join the maps of several encoders into one map with all their channels.
-
-    The common grid is the joining's, else the first part's; other maps are resampled to it, bilinearly and, where it
-    is coarser, antialiased. "normconcat" gives each part unit length at every location, before and after resampling,
-    so that the cosine similarity of two joined features is the mean of their parts' cosine similarities; in a plain
-    concat the part with the longest features dominates it.
-
-    Args:
-        features: (batch, height, width, channels) of each encoder.
-        joining: how they are joined, and on which grid.
-    """
-    grid = tuple(features[0].shape[1:3]) if joining.grid is None else (joining.grid, joining.grid)
-    normalised = joining.kind == "normconcat"
-    joined = []
-    for feature in features:
-        if normalised:
-            feature = functional.normalize(feature, dim=-1)
-        if tuple(feature.shape[1:3]) != grid:
-            feature = _resample(feature, grid)
-            feature = functional.normalize(feature, dim=-1) if normalised else feature
-        joined.append(feature)
-    return torch.cat(joined, dim=-1)
+def view_seeds(images: Sequence[Image.Image], layout: Layout) -> list[int]:
+    """A seed for each view: the first one of an image or frame has its content seed, others one made of that."""
+    own = layout.views // layout.frames
+    return [_mixed(seed, view) for seed in map(content_seed, images) for view in range(own)]
 
 
-def _resample(feature: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-    channels_first = feature.permute(0, 3, 1, 2).float()  # half precision cannot be antialiased on a CPU
-    resampled = functional.interpolate(channels_first, size=grid, mode="bilinear", align_corners=False, antialias=True)
-    return resampled.permute(0, 2, 3, 1).to(feature.dtype)
+def _mixed(seed: int, view: int) -> int:
+    if not view:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{view}".encode()).digest()[:8], "big") >> 1
+
+
+def runs(views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Views in their order, with those of one size that follow each other in one tensor."""
+    runs: list[list[torch.Tensor]] = []
+    for one in views:
+        if runs and runs[-1][0].shape[1:] == one.shape[1:]:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return tuple(torch.cat(run) for run in runs)
+
+
+def encode_views(encoder: Encoder, views: Sequence[torch.Tensor], seeds: torch.Tensor) -> Features:
+    """An encoder's features of views, which come as `runs` gives them."""
+    maps: list[torch.Tensor] = []
+    for run in views:
+        begin = sum(len(one) for one in maps)
+        maps.append(encoder.encode(run, seeds[begin : begin + len(run)]))
+    return Features.of_maps(maps[0]) if len(maps) == 1 else Features.padded([one for run in maps for one in run])
 
 
 def build_representation(
@@ -105,19 +160,17 @@ def build_representation(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    policy: str = LETTERBOX,
 ) -> VisionRepresentation:
-    """Build the encoders that a candidate names, joined. Its connector is not part of them.
+    """Build the encoders that a candidate names, framed and joined. Its connector is not part of them.
 
     Args:
         representation: the candidate.
         registry: the known encoders.
         device: where the encoders compute; "meta" builds shapes without weights.
         dtype: their precision.
-        policy: how images are fitted into squares.
 
     Raises:
-        SpaceError: an encoder is unknown, or its weights cannot be used.
+        SpaceError: an encoder is unknown, its weights cannot be used, or it cannot be shown images as the framing does.
     """
     parts = [make_encoder(part, registry, device=device, dtype=dtype) for part in representation.parts]
-    return VisionRepresentation(parts, representation.joining, policy)
+    return VisionRepresentation(parts, representation.joining, representation.framing)

@@ -21,13 +21,14 @@ class NoiseEncoder(Encoder):
 
     def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         purpose = f"random features {self.spec.options.get('seed', 0)}"
+        grid = self.grid_of(*images.shape[2:])
         if images.is_meta:
-            return images.new_empty(len(images), *self.grid, self.width)
-        return image_noise(seeds, (*self.grid, self.width), purpose).to(images.device, self.dtype)
+            return images.new_empty(len(images), *grid, self.width)
+        return image_noise(seeds, (*grid, self.width), purpose).to(images.device, self.dtype)
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Build random features; see `trainers.encoders.base.Loader`."""
     encoder = NoiseEncoder(spec, size, -1, digest="no weights")  # it has one layer, whichever is asked for
-    encoder.dtype = dtype
+    encoder.dtype, encoder.any_shape = dtype, True
     return encoder.freeze(device)

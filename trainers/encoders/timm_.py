@@ -7,7 +7,8 @@ blocks after the chosen one are removed. Three traps are avoided here:
   their plain names. The `_clip_quickgelu_` names are right, and a plain one whose notes say so is refused.
 - **crop_pct** and timm's transforms belong to classification. Images arrive here already fitted.
 - **Position embeddings** are resampled by timm as the checkpoint is loaded, from the checkpoint's own table. SAM does
-  it at every call instead, from the same table; the option takes_any_size says so of a tower.
+  it at every call instead, from the same table; the option takes_any_size says so of a tower. With the option
+  dynamic_img_size a ViT does both, and takes rectangles too.
 
 Weights: a hub id or folder with `model.safetensors` and `config.json` in timm's format, or a safetensors file.
 `model` may be left out for a folder. Options are takes_any_size, and arguments of the model (patch_size, embed_dim,
@@ -55,6 +56,7 @@ class TimmEncoder(Encoder):
         check_prefix(spec, getattr(tower, "num_prefix_tokens", 0))  # convolutional towers have no such thing
         tower.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
         self.tower = tower
+        self.any_shape = bool(getattr(tower, "dynamic_img_size", False))
 
     def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         dtype = next(self.tower.parameters()).dtype

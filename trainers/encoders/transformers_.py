@@ -45,20 +45,20 @@ def _resampled(images: torch.Tensor, patch: int) -> dict[str, Any]:
 
 def _unmasked(images: torch.Tensor, patch: int) -> dict[str, Any]:
     """MAE's tower shuffles the patches and drops most, unless told to keep all (mask_ratio 0) in their order."""
-    tokens = (images.shape[-1] // patch) ** 2
+    tokens = (images.shape[-2] // patch) * (images.shape[-1] // patch)
     order = torch.arange(tokens, dtype=torch.float32, device=images.device).expand(len(images), tokens)
     return {"pixel_values": images, "interpolate_pos_encoding": True, "noise": order}
 
 
 def _patches(images: torch.Tensor, patch: int) -> dict[str, Any]:
     """SigLIP 2's NaFlex tower takes patches, row by row, each with its pixels row by row and channels last."""
-    batch, side = len(images), images.shape[-1] // patch
-    cut = images[..., : side * patch, : side * patch].reshape(batch, 3, side, patch, side, patch)
-    rows = cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, side * side, patch * patch * 3)
-    shapes = torch.full((batch, 2), side)
+    batch, height, width = len(images), images.shape[-2] // patch, images.shape[-1] // patch
+    cut = images[..., : height * patch, : width * patch].reshape(batch, 3, height, patch, width, patch)
+    rows = cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, height * width, patch * patch * 3)
+    shapes = torch.tensor([[height, width]] * batch)
     return {
         "pixel_values": rows,
-        "pixel_attention_mask": torch.ones(batch, side * side, device=images.device, dtype=torch.int64),
+        "pixel_attention_mask": torch.ones(batch, height * width, device=images.device, dtype=torch.int64),
         "spatial_shapes": shapes,
     }
 
@@ -111,6 +111,7 @@ class TransformersEncoder(Encoder):
         )
         self.tower = tower
         self.family = family
+        self.any_shape = not family.fixed(tower.config)
 
     def features(self, images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         caught: list[torch.Tensor] = []
@@ -121,8 +122,9 @@ class TransformersEncoder(Encoder):
         finally:
             handle.remove()
         tokens = caught[0]  # (batch, prefix + height * width, channels)
-        check_prefix(self.spec, tokens.shape[1] - self.grid[0] * self.grid[1])
-        return tokens[:, self.spec.prefix_tokens :].reshape(len(tokens), *self.grid, -1)
+        grid = self.grid_of(*images.shape[2:])
+        check_prefix(self.spec, tokens.shape[1] - grid[0] * grid[1])
+        return tokens[:, self.spec.prefix_tokens :].reshape(len(tokens), *grid, -1)
 
 
 def load(spec: EncoderSpec, size: int, layer: int, *, device: torch.device, dtype: torch.dtype) -> Encoder:

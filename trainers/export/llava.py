@@ -14,13 +14,13 @@ from PIL import Image
 
 from trainers.data.templates import IMAGE, IMAGE_ID
 from trainers.encoders.base import Encoder
-from trainers.encoders.images import LETTERBOX
 from trainers.errors import TrainingError
 from trainers.export.prompts import with_image_token
 from trainers.export.towers import as_transformers
+from trainers.framings.square import LETTERBOX, POLICIES
 from trainers.model.generation import ends, prompt_ids
 from trainers.model.multimodal import MultimodalModel
-from trainers.representation import DEFAULT_CONNECTOR, DEFAULT_JOINING, parse
+from trainers.representation import DEFAULTS, parse
 
 _TOLERANCE = 1e-4  # of tokens, relative to the largest
 
@@ -53,7 +53,11 @@ def to_llava(trained: MultimodalModel, representation: str) -> Exported:
     asked = parse(representation)
     if len(asked.parts) > 1:
         raise TrainingError("cannot be exported: LLaVA in transformers has one tower, and this model several encoders")
-    if asked.connector != DEFAULT_CONNECTOR or asked.joining != DEFAULT_JOINING:
+    if trained.vision.policy not in POLICIES:
+        raise TrainingError(
+            f"cannot be exported: LLaVA in transformers shows one square, not {trained.vision.policy!r}"
+        )
+    if any(asked.choice(role) != DEFAULTS[role] for role in ("connector", "joining", "fusion")):
         raise TrainingError(
             f"cannot be exported: of {representation!r}, LLaVA in transformers knows the connector mlp2x alone, "
             "without a common grid"
@@ -85,7 +89,7 @@ def _model(trained: MultimodalModel) -> tuple[Any, int, bool]:
         vision_config=tower.config,
         text_config=text,
         image_token_index=image_id,
-        image_seq_length=trained.connector.tokens,
+        image_seq_length=trained.positions(trained.vision.framing.square_layout()),
         vision_feature_layer=-1,  # the tower ends there
         vision_feature_select_strategy="default" if tower.prefix_tokens else "full",
         tie_word_embeddings=llm.config.tie_word_embeddings,
@@ -172,10 +176,10 @@ def _compare(trained: MultimodalModel, model: Any, processor: Any, image_id: int
         return_dict=True,
         return_tensors="pt",
     )
-    ids = [image_id if one == IMAGE_ID else one for one in prompt_ids(trained, "What is this? Say it.", True)]
+    ids = [image_id if one == IMAGE_ID else one for one in prompt_ids(trained, "What is this? Say it.", [(picture,)])]
     if inputs["input_ids"][0].tolist() != ids:
         raise TrainingError("cannot be exported: a processor of transformers gives other ids for a prompt")
-    ours = trained.image_tokens([picture])[0]
+    ours = trained.image_tokens([picture]).values
     theirs = model.get_image_features(inputs["pixel_values"]).pooler_output[0]
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > _TOLERANCE * ours.abs().max():
         raise TrainingError(

@@ -15,13 +15,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainers.connectors.base import Connector
+from trainers.connectors import Connector
+from trainers.contracts import Features, Layout, MapShape, Seen
 from trainers.encoders.joined import VisionRepresentation
 from trainers.job import Stage, Tune
 from trainers.model.multimodal import MultimodalModel
 
 # Dense bf16 tensor-core peaks in FLOP/s, from the vendor's data sheets.
 _PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A10": 125e12, "L40S": 362e12, "B200": 2250e12}
+TYPICAL = (640, 480)  # pixels of an image of COCO, of which LLaVA's data has most
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,17 @@ class ModelShape:
         return cls.of_llm(model.llm).with_vision(model.vision, model.connector)
 
     def with_vision(self, vision: VisionRepresentation, connector: Connector) -> ModelShape:
-        """The numbers of this language model with encoders and a connector."""
-        weight = next(connector.parameters())
-        features = torch.zeros(1, *vision.grid, vision.width, dtype=weight.dtype, device=weight.device)
+        """The numbers of this language model with encoders and a connector, for an image of `TYPICAL` size."""
+        layout = vision.framing.layout(*TYPICAL)
         return replace(
             self,
             vision=sum(weight.numel() for weight in vision.parameters()),
-            encode=sum(encoder_flops(part) for part in vision.encoders),
+            encode=sum(layout.views * encoder_flops(part, layout) for part in vision.encoders),
             connector=sum(weight.numel() for weight in connector.parameters()),
-            project=_counted(lambda: connector(features)),
-            image_tokens=connector.tokens,
-            features=features.numel(),
-            seen=sum(map(_seen, vision.encoders)),
+            project=_project_flops(vision, connector, layout),
+            image_tokens=connector.count(layout),
+            features=layout.views * sum(_cells(layout, shape) * shape.width for shape in vision.shapes),
+            seen=layout.views * sum(map(_seen, vision.encoders)),
         )
 
 
@@ -120,11 +121,30 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for known, peak in sorted(_PEAKS.items(), reverse=True) if known in name), None)
 
 
-def encoder_flops(encoder: Any) -> float:
-    """Count the operations of an encoder on one image."""
+def encoder_flops(encoder: Any, layout: Layout | None = None) -> float:
+    """Count the operations of an encoder on one view, a square one without a layout."""
     device = encoder.mean.device  # a buffer that every encoder has, also one without weights
-    pixels = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8, device=device)
+    height, width = encoder.size, encoder.size
+    if layout is not None and layout.grid is not None:
+        height, width = layout.grid[0] * encoder.patch, layout.grid[1] * encoder.patch
+    pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
     return _counted(lambda: encoder.encode(pixels, torch.zeros(1, dtype=torch.long, device=device)))
+
+
+def _project_flops(vision: VisionRepresentation, connector: Connector, layout: Layout) -> float:
+    """Operations of a connector on one image, going forward."""
+    weight = next(connector.parameters())
+    features = tuple(
+        Features.of_maps(weight.new_zeros(layout.views, *(layout.grid or shape.grid), shape.width))
+        for shape in vision.shapes
+    )
+    seen = Seen((layout,), torch.zeros(layout.views, dtype=torch.long))
+    return _counted(lambda: connector(features, seen))
+
+
+def _cells(layout: Layout, shape: MapShape) -> int:
+    height, width = layout.grid or shape.grid
+    return height * width
 
 
 def _seen(encoder: Any) -> int:

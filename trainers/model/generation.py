@@ -1,4 +1,4 @@
-"""Ask a model: greedy answers to prompts, each about its image if it has one.
+"""Ask a model: greedy answers to prompts, each about its images and videos if it has some.
 
 Only prompts of equal length share a batch, so nothing is padded. In fp32 answers are then the same in any company. In
 bf16 two tokens are often equally likely up to rounding, and how sums are rounded depends on the shape of a batch: of
@@ -16,17 +16,20 @@ from PIL import Image
 
 from trainers.data.batch import Batch
 from trainers.data.templates import IGNORE_INDEX, IMAGE, IMAGE_ID, Turn, encode
-from trainers.encoders.images import content_seed
 from trainers.errors import TrainingError
 
 if TYPE_CHECKING:
     from trainers.model.multimodal import MultimodalModel
 
+# What a prompt is about: nothing, an image, or several images and videos, each of these the frames that are shown
+Shown = Image.Image | Sequence[Image.Image | Sequence[Image.Image]] | None
+Visuals = list[tuple[Image.Image, ...]]  # the same in one form
+
 
 @torch.inference_mode()
 def generate(
     model: MultimodalModel,
-    images: Sequence[Image.Image | None],
+    images: Sequence[Shown],
     prompts: Sequence[str],
     max_new_tokens: int,
     batch_size: int,
@@ -34,17 +37,17 @@ def generate(
     """See `MultimodalModel.generate`."""
     from transformers import GenerationConfig
 
-    input_ids = [prompt_ids(model, prompt, image is not None) for prompt, image in zip(prompts, images, strict=True)]
+    shown = [visuals(one) for one in images]
+    input_ids = [prompt_ids(model, prompt, own) for prompt, own in zip(prompts, shown, strict=True)]
     answers = [""] * len(prompts)
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=model.pad_id, eos_token_id=ends(model) or None
     )
     model.eval()
     for rows in _equal_lengths(input_ids, batch_size):
-        batch = prompt_batch(model, [input_ids[row] for row in rows], [images[row] for row in rows])
-        new = model.llm.generate(
-            inputs_embeds=model.embed(batch), attention_mask=batch.attention_mask, generation_config=greedy
-        )
+        batch = prompt_batch(model, [input_ids[row] for row in rows], [shown[row] for row in rows])
+        inputs = model.llm_inputs(batch)
+        new = model.llm.generate(**inputs, attention_mask=batch.attention_mask, generation_config=greedy)
         texts = model.tokenizer.batch_decode(new, skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
@@ -60,48 +63,59 @@ def ends(model: MultimodalModel) -> list[int]:
     return sorted({end for end in found if end is not None})
 
 
-def prompt_ids(model: MultimodalModel, prompt: str, with_image: bool) -> list[int]:
-    """The token ids of a prompt, as many of them IMAGE_ID as the image has tokens.
+def visuals(shown: Shown) -> Visuals:
+    """What a prompt is about, in one form: images, each alone, and the frames of videos."""
+    if shown is None:
+        return []
+    if isinstance(shown, Image.Image):
+        return [(shown,)]
+    return [(one,) if isinstance(one, Image.Image) else tuple(one) for one in shown]
+
+
+def prompt_ids(model: MultimodalModel, prompt: str, shown: Visuals) -> list[int]:
+    """The token ids of a prompt, as many of them IMAGE_ID as its images take positions.
 
     Raises:
         TrainingError: the prompt has another number of `<image>` than images.
     """
-    turn = Turn("user", prompt_text(prompt, with_image))
-    input_ids = encode(model.template, [turn], model.tokenizer, images=int(with_image)).input_ids.tolist()
-    return expand(model, input_ids, prompt, with_image)
+    turn = Turn("user", prompt_text(prompt, shown))
+    input_ids = encode(model.template, [turn], model.tokenizer, images=len(shown)).input_ids.tolist()
+    return expand(model, input_ids, prompt, shown)
 
 
-def prompt_text(prompt: str, with_image: bool) -> str:
-    """What the user says: where a prompt does not say where its image is, that comes first."""
-    return f"{IMAGE}\n{prompt}" if with_image and IMAGE not in prompt else prompt
+def prompt_text(prompt: str, shown: Visuals) -> str:
+    """What the user says: where a prompt does not say where its images are, they come first."""
+    return f"{' '.join([IMAGE] * len(shown))}\n{prompt}" if shown and IMAGE not in prompt else prompt
 
 
-def expand(model: MultimodalModel, input_ids: list[int], prompt: str, with_image: bool) -> list[int]:
-    """Token ids with as many IMAGE_ID in place of one as the image has tokens.
+def expand(model: MultimodalModel, input_ids: list[int], prompt: str, shown: Visuals) -> list[int]:
+    """Token ids with as many IMAGE_ID in place of one as its image takes positions.
 
     Raises:
         TrainingError: they have another number of `<image>` than images.
     """
-    if input_ids.count(IMAGE_ID) != int(with_image):
-        found, expected = input_ids.count(IMAGE_ID), int(with_image)
-        raise TrainingError(f"a prompt with {found} {IMAGE} for {expected} image: {prompt[:80]!r}")
-    return [one for i in input_ids for one in [i] * (model.connector.tokens if i == IMAGE_ID else 1)]
+    if (found := input_ids.count(IMAGE_ID)) != len(shown):
+        images = "image" if len(shown) == 1 else "images"
+        raise TrainingError(f"a prompt with {found} {IMAGE} for {len(shown)} {images}: {prompt[:80]!r}")
+    counts = iter([model.positions(model.vision.framing.layout(*own[0].size, len(own))) for own in shown])
+    return [one for i in input_ids for one in [i] * (next(counts) if i == IMAGE_ID else 1)]
 
 
-def prompt_batch(
-    model: MultimodalModel, input_ids: Sequence[Sequence[int]], images: Sequence[Image.Image | None]
-) -> Batch:
+def prompt_batch(model: MultimodalModel, input_ids: Sequence[Sequence[int]], shown: Sequence[Visuals]) -> Batch:
     """Prompts of one length with their images."""
     own = torch.tensor(input_ids, dtype=torch.long)
-    shown = [image for image in images if image is not None]
-    views = zip(*(model.vision.views(image) for image in shown), strict=True)
+    images = [one for row in shown for one in row]
+    seen = model.vision.look(images) if images else None
+    counts = [model.positions(layout) for layout in seen.layouts] if seen else []
+    places = torch.full_like(own, -1)
+    places[own == IMAGE_ID] = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
     return Batch(
         names=(),
         input_ids=own,
         labels=torch.full_like(own, IGNORE_INDEX),
         attention_mask=torch.ones_like(own),
-        seeds=torch.tensor([content_seed(image) for image in shown], dtype=torch.long),
-        views=tuple(torch.stack(part) for part in views),
+        places=places,
+        seen=seen,
     ).to(model.device)
 
 

@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trainers.checkpoints.commit import verify
-from trainers.connectors.base import make_connector
+from trainers.connectors.branches import make_branches
 from trainers.data.templates import Tokenizer
 from trainers.encoders.joined import build_representation
 from trainers.encoders.registry import load_registry
 from trainers.errors import TrainingError, WeightsError, first_line
+from trainers.fusions import make_fusion
 from trainers.job import Parts, Tune
 from trainers.model.multimodal import MultimodalModel
 from trainers.model.precision import PartTypes
@@ -24,7 +25,7 @@ from trainers.pretrained.configuration import make_config, parse_configuration
 from trainers.pretrained.files import Pretrained, read_files
 from trainers.pretrained.hub import Snapshot, fetch
 from trainers.pretrained.tensors import check_finite, check_fits
-from trainers.representation import parse
+from trainers.representation import Choice, parse
 
 WEIGHTS, MODEL, METRICS = "weights.safetensors", "model.json", "metrics.json"
 
@@ -59,16 +60,17 @@ def build_model(
         SpaceError: the representation cannot be read, or an encoder cannot be built.
         ConfigError: a registry file cannot be used.
     """
-    representation, place = parse(parts.representation), torch.device(device)
+    representation, place = parse(parts.representation, Choice(parts.resize)), torch.device(device)
     kept = PartTypes(types, types, types) if isinstance(types, torch.dtype) else types
     with torch.random.fork_rng(devices=[]):  # libraries draw weights before they load them
-        vision = build_representation(
-            representation, load_registry(*parts.encoders), device=place, dtype=kept.vision, policy=parts.resize
-        )
+        vision = build_representation(representation, load_registry(*parts.encoders), device=place, dtype=kept.vision)
         llm, tokenizer = load_llm(parts.llm, kept.llm, place)
     width = llm.get_input_embeddings().embedding_dim
-    connector = make_connector(representation.connector, vision.grid, vision.width, width, parts.seed)
-    return MultimodalModel(vision, connector.to(kept.connector), llm, tokenizer, parts.template).to(place)
+    connector = make_branches(
+        representation.connector, vision.framing, vision.joining, vision.shapes, width, parts.seed
+    ).to(kept.connector)
+    fusion = make_fusion(representation.fusion).to(kept.connector)
+    return MultimodalModel(vision, connector, llm, tokenizer, parts.template, fusion).to(place)
 
 
 def load_llm(

@@ -1,7 +1,7 @@
-"""The multimodal model: vision representation, connector, and any causal language model of transformers.
+"""The multimodal model: vision representation, connector, fusion, and any causal language model of transformers.
 
-Image tokens take the place of `<image>` in the prompt. Which of the three parts are trained, and how fast, is a table
-per stage (`Tune`); everything else is frozen.
+Image tokens take the place of `<image>` in the prompt. Which parts are trained, and how fast, is a table per stage
+(`Tune`); everything else is frozen.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,36 +18,51 @@ import torch.nn.functional as functional
 from PIL import Image
 from torch import Tensor, nn
 
-from trainers.connectors.base import Connector
+from trainers.connectors import Connector
+from trainers.contracts import Layout, Seen, Tokens
 from trainers.data.batch import Batch
-from trainers.data.templates import IGNORE_INDEX, IMAGE_ID, Tokenizer
-from trainers.encoders.joined import VisionRepresentation, join
+from trainers.data.collate import Batcher
+from trainers.data.feature_cache import FeatureCache
+from trainers.data.samples import Samples
+from trainers.data.templates import IGNORE_INDEX, Tokenizer
+from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import ConfigError, TrainingError
+from trainers.fusions import Fusion
+from trainers.fusions.splice import Splice
 from trainers.job import Tune
 from trainers.model import generation, likelihood
 from trainers.model.fsdp import assign
 from trainers.model.loss import plain_head, summed_loss, supervised_logits
 from trainers.model.packed_attention import packed_inputs
 
-PARTS = ("vision", "connector", "llm")
+PARTS = ("vision", "connector", "fusion", "llm")
 
 
 class MultimodalModel(nn.Module):
-    """A vision representation, a connector and a language model, joined.
+    """A vision representation, a connector, a fusion and a language model, joined.
 
     Attributes:
         vision: the encoders.
         connector: makes tokens of their features.
+        fusion: shows these to the language model.
         llm: the causal language model.
         tokenizer: the language model's.
         template: the conversation template by which `generate` asks.
     """
 
     def __init__(
-        self, vision: VisionRepresentation, connector: Connector, llm: Any, tokenizer: Tokenizer, template: str
+        self,
+        vision: VisionRepresentation,
+        connector: Connector,
+        llm: Any,
+        tokenizer: Tokenizer,
+        template: str,
+        fusion: Fusion | None = None,
     ) -> None:
         super().__init__()
         self.vision, self.connector, self.llm = vision, connector, llm
+        self.fusion = fusion or Splice()
+        self.fusion.attach(llm)
         self.tokenizer, self.template = tokenizer, template
         self._plain = plain_head(llm)
         self.vision.requires_grad_(False)
@@ -67,7 +83,8 @@ class MultimodalModel(nn.Module):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all weights and of how they are used; caches of the model's answers use it."""
-        content = hashlib.sha256(f"{self.vision.fingerprint} {self.connector.tokens} {self.template}".encode())
+        tokens = self.connector.count(self.vision.framing.square_layout())
+        content = hashlib.sha256(f"{self.vision.fingerprint} {tokens} {self.template}".encode())
         for name, tensor in self.state_dict().items():
             content.update(name.encode())
             content.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -81,7 +98,7 @@ class MultimodalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the cross-entropies of all supervised tokens, to be divided by their number over all processes."""
-        inputs = {"inputs_embeds": self.embed(batch)} | packed_inputs(batch.position_ids)
+        inputs = self.llm_inputs(batch) | packed_inputs(batch.position_ids)
         return summed_loss(self.llm, batch.labels, self._plain, **inputs)
 
     def token_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -95,49 +112,68 @@ class MultimodalModel(nn.Module):
         positions = (following != IGNORE_INDEX).any(0)
         mask = following[:, positions] != IGNORE_INDEX
         # without a mask of attention: padding is on the right, where what is causal does not look
-        logits, targets = supervised_logits(self.llm, batch.labels, inputs_embeds=self.embed(batch))
+        logits, targets = supervised_logits(self.llm, batch.labels, **self.llm_inputs(batch))
         values = torch.zeros(mask.shape, device=logits.device)
         values[mask] = -functional.cross_entropy(logits.float(), targets, reduction="none")
         return values, mask
 
-    def embed(self, batch: Batch) -> Tensor:
-        """What the language model reads of a batch: (B, T, llm width)."""
+    def llm_inputs(self, batch: Batch) -> dict[str, Any]:
+        """What the language model is called with."""
         text_embeds: Tensor = self.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
-        if not len(batch.seeds) or self._vision_tuned:
+        if batch.seen is None or self._vision_tuned:
             # Processes wait for each other's gradients, in the order of the graph: text alone must have the same.
-            before_llm = (weight for part in (self.vision, self.connector) for weight in part.parameters())
+            parts = (self.vision, self.connector, self.fusion)
+            before_llm = (weight for part in parts for weight in part.parameters())
             text_embeds = text_embeds + 0.0 * sum(weight.sum() for weight in before_llm if weight.requires_grad)
-        if not len(batch.seeds):
-            return text_embeds
-        images = self._project(batch).to(text_embeds.dtype)
-        return text_embeds.masked_scatter((batch.input_ids == IMAGE_ID).unsqueeze(-1), images)
+        tokens = None if batch.seen is None else self._project(batch.seen)
+        arguments: dict[str, Any] = self.fusion(text_embeds, tokens, batch)
+        return arguments
 
-    def _project(self, batch: Batch) -> Tensor:
-        """(n, tokens, llm width)"""
-        if batch.features:
-            grid = join(batch.features, self.vision.joining)
-        else:
-            grid = self.vision.encode(batch.views, batch.seeds)
-        projected: Tensor = self.connector(grid.to(next(self.connector.parameters()).dtype))
-        return projected
+    def _project(self, seen: Seen) -> Tokens:
+        dtype = next(self.connector.parameters()).dtype
+        features = tuple(replace(one, values=one.values.to(dtype)) for one in self.vision.features(seen))
+        tokens: Tokens = self.connector(features, seen)
+        return tokens
 
     @torch.inference_mode()
-    def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
-        """The tokens that the language model sees of images: (n, tokens, llm width)."""
-        return self._project(generation.prompt_batch(self, [[]] * len(images), images))
+    def image_tokens(self, images: Sequence[Image.Image]) -> Tokens:
+        """The tokens that the language model sees of images.
+
+        Raises:
+            ConfigError: it does not see them as tokens among its own.
+        """
+        if not self.fusion.spliced:
+            raise ConfigError(f"with {type(self.fusion).__name__} the language model sees no tokens of images")
+        return self._project(self.vision.look([[image] for image in images]).each(lambda one: one.to(self.device)))
+
+    def positions(self, layout: Layout) -> int:
+        """How many positions an image of this layout takes."""
+        return self.fusion.positions(self.connector.count(layout))
+
+    def batcher(self, samples: Samples, longest: int, cache: FeatureCache | None = None) -> Batcher:
+        """What makes batches of samples for this model.
+
+        Args:
+            samples: what they are taken from.
+            longest: positions after which a sample is cut.
+            cache: the images' features; None where this model encodes the images.
+        """
+        framing = self.vision.framing
+        image_tokens = samples.per_image(lambda *size: self.positions(framing.layout(*size)))
+        return Batcher(samples, self.vision, image_tokens, longest, self.pad_id, cache)
 
     # -- generation ----------------------------------------------------------------------------------------------------
 
     def generate(
-        self, images: Sequence[Image.Image | None], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 256
+        self, images: Sequence[generation.Shown], prompts: Sequence[str], max_new_tokens: int, batch_size: int = 256
     ) -> list[str]:
-        """Answer prompts greedily, each about its image if it has one.
+        """Answer prompts greedily, each about its images if it has some.
 
         Only prompts of equal length share a batch, so nothing is padded and an answer does not depend on the batch.
 
         Args:
-            images: an image or None for each prompt.
-            prompts: texts, which may say with `<image>` where the image is; else it comes first.
+            images: for each prompt None, an image, or a list of images and of the frames of videos.
+            prompts: texts, which may say with `<image>` where each image is; else they come first.
             max_new_tokens: the longest answer.
             batch_size: prompts that are answered at a time.
 
@@ -146,17 +182,17 @@ class MultimodalModel(nn.Module):
         """
         return generation.generate(self, images, prompts, max_new_tokens, batch_size)
 
-    def prompt_length(self, image: Image.Image | None, prompt: str) -> int:
-        """Positions that a prompt takes with its image. Prompts of equal length are answered together by `generate`.
+    def prompt_length(self, image: generation.Shown, prompt: str) -> int:
+        """Positions that a prompt takes with its images. Prompts of equal length are answered together by `generate`.
 
         Raises:
             TrainingError: the prompt has another number of `<image>` than images.
         """
-        return len(generation.prompt_ids(self, prompt, image is not None))
+        return len(generation.prompt_ids(self, prompt, generation.visuals(image)))
 
     def log_likelihood(
         self,
-        images: Sequence[Image.Image | None],
+        images: Sequence[generation.Shown],
         prompts: Sequence[str],
         continuations: Sequence[str],
         batch_size: int = 32,
@@ -164,7 +200,7 @@ class MultimodalModel(nn.Module):
         """How likely continuations are as replies to prompts.
 
         Args:
-            images: an image or None for each prompt.
+            images: for each prompt None, an image, or a list of images and of the frames of videos.
             prompts: as for `generate`.
             continuations: a reply to each. What ends a reply in the template is not scored.
             batch_size: prompts at a time.

@@ -193,14 +193,14 @@ class _Run:
         self.peak = peak_flops(accelerator.device)
 
     def _batcher(self, model: MultimodalModel) -> Batcher:
-        stage, tokens, cache = self.stage, model.connector.tokens, None
+        stage, cache = self.stage, None
         samples = job_samples(self.job, self.folder)
         if stage.cache_features and self.job.features is not None:
             cache = FeatureCache(self.job.features, model.vision, samples, self.store)
             cache.fill(self._team())
             if self.accelerator.is_main_process:
                 cache.share()
-        return Batcher(samples, model.vision, tokens, stage.longest, model.pad_id, cache)
+        return model.batcher(samples, stage.longest, cache)
 
     def _recomputing(self, model: MultimodalModel) -> Stage:
         """The stage as it is run: where memory decides what is computed again, by that of all devices."""
@@ -209,7 +209,8 @@ class _Run:
             samples = self.largest
             images = int(self.samples.with_image[samples].sum())
             positions = self.split.area(samples)
-            batch = MicroBatch(positions, images, positions - images * shape.image_tokens)
+            shown = int(self.samples.per_sample(self.image_tokens)[samples].sum())
+            batch = MicroBatch(positions, images, max(0, positions - shown))
             memory = torch.tensor(device_memory(accelerator.device), device=accelerator.device)
             mean = float(accelerator.reduce(memory, "mean"))
             kind = choose_recompute(shape, stage, accelerator.num_processes, batch, half=self.half, memory=mean)
@@ -252,7 +253,7 @@ class _Run:
         if idle > self.stage.max_dropped * len(self.samples):
             raise DataError(
                 f"{self.job.data}: {idle} of {len(self.samples)} samples have no supervised token within {positions} "
-                f"positions, of which an image takes {tokens}: raise longest, or max_dropped"
+                f"positions, of which an image takes up to {tokens.max(initial=0)}: raise longest, or max_dropped"
             )
         with self._dropout(step=0):
             self._backward(self.batcher.batch(self.largest.tolist()), 1)

@@ -18,7 +18,8 @@ import torch
 
 from studies.micro import world
 from studies.micro.pretrain.recipes import MEAN, WORLD_SEED
-from trainers.encoders.images import fit, pixels
+from trainers.framings import pixels
+from trainers.framings.square import fit
 
 SIZES = (64, 96)
 _CHUNK = 512

@@ -121,7 +121,7 @@ def creatures(corpus: Corpus, size: int) -> Creatures:
         corpus: the images of the probe split.
         size: of the images, in pixels.
     """
-    from trainers.encoders.images import frame
+    from trainers.framings.square import frame
 
     rows, points, extents, species = [], [], [], []
     for index in range(len(corpus)):

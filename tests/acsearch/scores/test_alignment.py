@@ -193,7 +193,8 @@ def test_likelihood_needs_captions(model: MultimodalModel) -> None:
 def test_cosine_of_models(model: MultimodalModel, reference: MultimodalModel, captions: Samples) -> None:
     shown = images(captions, choose(captions, 5, seed=0))
     result = alignment_cos(model, [reference, model], shown, batch_size=2)
-    expected = [cosine_alignment(model.image_tokens([image])[0], reference.image_tokens([image])[0]) for image in shown]
+    pairs = [(model.image_tokens([image]).values, reference.image_tokens([image]).values) for image in shown]
+    expected = [cosine_alignment(*pair) for pair in pairs]
     assert result.by_reference == pytest.approx((np.mean(expected), 1.0), abs=1e-5)
     assert result.value == pytest.approx((np.mean(expected) + 1) / 2, abs=1e-5)
     assert result.images == 5

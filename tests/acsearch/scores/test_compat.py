@@ -19,9 +19,10 @@ from support.colour_encoder import Colours, colours
 from support.keypoint_pairs import frames_of, random_features, random_pairs
 from support.naive_pck import naive_pck
 from trainers.encoders import Encoder, Registry
-from trainers.encoders.images import SQUASH
 from trainers.encoders.joined import VisionRepresentation
-from trainers.representation import Joining, parse
+from trainers.framings.square import SQUASH
+from trainers.joinings.normconcat import NormConcat
+from trainers.representation import Choice, parse
 
 
 @pytest.mark.parametrize("own", [0.0, 4.0])
@@ -74,7 +75,7 @@ def test_of_equal_parts_and_grids_normconcat_is_the_published_way_to_join_two() 
     one, two = (random_features(seed, 6, 8, 8, 16, common=1.0) for seed in (1, 2))
     unit = torch.nn.functional.normalize
     joined = unit(torch.cat([unit(one, dim=-1), unit(50 * two, dim=-1)], dim=-1), dim=-1)
-    from_parts = compat_correspondence(on_grid([one, 50 * two], Joining("normconcat")), pairs)
+    from_parts = compat_correspondence(on_grid([one, 50 * two], NormConcat()), pairs)
     assert from_parts == compat_correspondence([joined], pairs)
 
 
@@ -95,8 +96,8 @@ def test_compat_stretches_images_and_scales_pixels_to_one(spair: Path, monkeypat
     assert [(spec.mean, spec.std) for spec in made] == [((0.5,) * 3, (0.5,) * 3)] * 2
     with Image.open(pairs.images[0]) as image:
         squashed = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC), dtype=np.float32)
-    seen = extract(VisionRepresentation([Colours(made[0], 64, -1, digest="")], Joining(), SQUASH), pairs)
+    seen = extract(VisionRepresentation([Colours(made[0], 64, -1, digest="")], framing=Choice(SQUASH)), pairs)
     expected = (squashed / 255 - 0.5) * 2
     np.testing.assert_allclose(seen[0][0], expected.reshape(16, 4, 16, 4, 3).mean((1, 3)), atol=1e-6)
-    assert result == compat_correspondence(on_grid(seen + seen, Joining("normconcat")), pairs)
+    assert result == compat_correspondence(on_grid(seen + seen, NormConcat()), pairs)
     assert compat_spec(made[0]) == made[0]

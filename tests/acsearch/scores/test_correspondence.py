@@ -17,10 +17,12 @@ from acsearch.scores.matching import products
 from acsearch.scores.pairs import Pairs
 from support.keypoint_pairs import frames_of, random_features, random_pairs
 from support.naive_pck import naive_pck
-from trainers.encoders.images import LETTERBOX, SQUASH
-from trainers.encoders.joined import join
+from trainers.contracts import Features
 from trainers.errors import ConfigError, DataError
-from trainers.representation import Joining
+from trainers.framings.square import LETTERBOX, SQUASH
+from trainers.joinings import Joining
+from trainers.joinings.concat import Concat
+from trainers.joinings.normconcat import NormConcat
 
 
 def naive_c(
@@ -61,7 +63,7 @@ def test_agrees_with_a_loop_over_keypoints(policy: str, decode: str) -> None:
 
 
 @pytest.mark.parametrize("decode", ["argmax", "soft"])
-@pytest.mark.parametrize("joining", [Joining(), Joining("normconcat"), Joining("concat", 6), Joining("normconcat", 10)])
+@pytest.mark.parametrize("joining", [Concat(), NormConcat(), Concat(6), NormConcat(10)])
 def test_a_combination_from_its_parts_is_the_joined_map(joining: Joining, decode: str) -> None:
     pairs = random_pairs(5)
     parts = [
@@ -70,7 +72,9 @@ def test_a_combination_from_its_parts_is_the_joined_map(joining: Joining, decode
         random_features(8, 6, 8, 8, 5),
     ]
     where = frames_of(pairs, 64)
-    direct = correspondence(join(parts, joining), pairs, where, decode=decode)
+    direct = correspondence(
+        joining.features([Features.of_maps(part) for part in parts])[0].maps(), pairs, where, decode=decode
+    )
     assert correspondence(on_grid(parts, joining), pairs, where, decode=decode) == direct
 
     queries = place(pairs, where, direct.grid)  # each part's features can be forgotten after this

@@ -22,6 +22,7 @@ from acsearch.scores.alignment import (
 from acsearch.scores.matching import Queries, cosines, make_queries, products
 from acsearch.scores.pairs import Pairs
 from acsearch.scores.pck import CorrespondenceResult, Pck, evaluate, pck
+from trainers.contracts import Tokens
 from trainers.data.templates import IGNORE_INDEX
 from trainers.errors import DataError, TrainingError
 
@@ -179,10 +180,11 @@ class FakeModel:
         self.tokens = tokens
         self.asked: list[int] = []
 
-    def image_tokens(self, images: list[int]) -> torch.Tensor:
+    def image_tokens(self, images: list[int]) -> Tokens:
         assert self.tokens is not None
         self.asked.append(len(images))
-        return self.tokens[images]
+        own = self.tokens[images]
+        return Tokens(own.flatten(0, 1), (own.shape[1],) * len(own))
 
 
 def test_likelihood_by_hand() -> None:

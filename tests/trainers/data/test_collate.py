@@ -28,8 +28,10 @@ def test_a_batch(original: Samples, vision: VisionRepresentation) -> None:
         )
         text = batch.input_ids[row, kept & (batch.input_ids[row] != IMAGE_ID)]
         assert text.tolist() == [token for token in alone.input_ids.tolist() if token != IMAGE_ID]
-    assert [view.shape for view in batch.views] == [(2, 3, 32, 32), (2, 3, 32, 32)]
-    assert len(batch.seeds) == 2
+    assert batch.seen is not None
+    assert [[view.shape for view in part] for part in batch.seen.views] == [[(2, 3, 32, 32)], [(2, 3, 32, 32)]]
+    assert len(batch.seen.seeds) == len(batch.seen.layouts) == 2
+    assert [sorted(set(row)) for row in batch.places.tolist()] == [[-1, 0], [-1], [-1, 1]]
 
 
 def test_a_process_without_a_sample_gets_one_that_counts_nothing(
@@ -37,7 +39,8 @@ def test_a_process_without_a_sample_gets_one_that_counts_nothing(
 ) -> None:
     batch = batcher(original, vision).batch([])
     assert batch.labels.eq(IGNORE_INDEX).all()
-    assert len(batch.seeds) == 1
+    assert batch.seen is not None
+    assert len(batch.seen.layouts) == 1
 
 
 def test_loaders_make_the_same_batches(original: Samples, vision: VisionRepresentation) -> None:
@@ -48,6 +51,11 @@ def test_loaders_make_the_same_batches(original: Samples, vision: VisionRepresen
     assert len(alone) == len(helped) == 4
     for one, other in zip(alone, helped, strict=True):
         assert one.names == other.names
-        for name in ("input_ids", "labels", "attention_mask", "seeds"):
+        for name in ("input_ids", "labels", "attention_mask", "places"):
             assert torch.equal(getattr(one, name), getattr(other, name))
-        assert all(map(torch.equal, one.views, other.views))
+        assert (one.seen is None) == (other.seen is None)
+        if one.seen is not None and other.seen is not None:
+            assert one.seen.layouts == other.seen.layouts
+            assert torch.equal(one.seen.seeds, other.seen.seeds)
+            for (view,), (copy,) in zip(one.seen.views, other.seen.views, strict=True):
+                assert torch.equal(view, copy)

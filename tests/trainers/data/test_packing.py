@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from support import tiny, tiny_samples
+from trainers.contracts import Layout, Seen
 from trainers.data.batch import Batch
 from trainers.data.packing import pack
 from trainers.data.samples import Samples
@@ -21,8 +22,8 @@ def padded() -> Batch:
         input_ids=torch.tensor([[5, 6, 7], [8, 9, 0]]),
         labels=torch.tensor([[IGNORE_INDEX, 6, 7], [8, 9, IGNORE_INDEX]]),
         attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]),
-        seeds=torch.tensor([3]),
-        views=(torch.zeros(1, 3, 2, 2),),
+        places=torch.tensor([[-1, 0, 0], [1, -1, -1]]),
+        seen=Seen((Layout(4, 4), Layout(4, 4)), torch.tensor([3, 4])),
     )
 
 
@@ -32,7 +33,8 @@ def test_samples_follow_each_other_and_positions_start_again() -> None:
     assert batch.position_ids is not None
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]]
     assert batch.attention_mask.tolist() == [[1] * 5]
-    assert (batch.names, batch.seeds.tolist(), len(batch.views)) == (("a", "b"), [3], 1)
+    assert batch.places.tolist() == [[-1, 0, 0, 1, -1]]
+    assert (batch.names, batch.seen is not None) == (("a", "b"), True)
 
 
 def test_no_sample_learns_to_follow_another() -> None:

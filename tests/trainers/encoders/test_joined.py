@@ -10,11 +10,17 @@ import torch
 from PIL import Image, ImageDraw
 
 from support.tiny_encoders import close, spec, specs
+from trainers.contracts import Features
 from trainers.encoders import Registry
-from trainers.encoders.images import LETTERBOX, SQUASH, content_seed, fit, frame, open_image, pixels
-from trainers.encoders.joined import build_representation, join
+from trainers.encoders.images import content_seed, open_image
+from trainers.encoders.joined import build_representation
 from trainers.errors import DataError
-from trainers.representation import Joining, parse
+from trainers.framings import pixels
+from trainers.framings.square import LETTERBOX, SQUASH, fit, frame
+from trainers.joinings import Joining
+from trainers.joinings.concat import Concat
+from trainers.joinings.normconcat import NormConcat
+from trainers.representation import parse
 
 # --- joining ---------------------------------------------------------------------------------------------------------
 
@@ -26,19 +32,24 @@ def random_maps(*shapes: tuple[int, int]) -> list[torch.Tensor]:
     ]
 
 
+def join(maps: list[torch.Tensor], joining: Joining) -> torch.Tensor:
+    (joined,) = joining.features([Features.of_maps(one) for one in maps])
+    return joined.maps()
+
+
 def test_raw_concat_keeps_the_parts():
     first, second = random_maps((4, 8), (4, 6))
-    joined = join([first, second], Joining())
+    joined = join([first, second], Concat())
     assert torch.equal(joined[..., :8], first)
     assert torch.equal(joined[..., 8:], second)
-    assert torch.equal(join([first], Joining()), first)
+    assert torch.equal(join([first], Concat()), first)
 
 
-@pytest.mark.parametrize("joining", [Joining("normconcat"), Joining("normconcat", 3)], ids=str)
+@pytest.mark.parametrize("joining", [NormConcat(), NormConcat(3)], ids=["own", "3"])
 def test_similarity_of_a_normalised_concat_is_the_mean_of_the_parts(joining):
     maps = random_maps((4, 8), (6, 6), (4, 30))
     joined = join(maps, joining)
-    parts = [join([one], Joining("normconcat", joining.grid or 4)) for one in maps]
+    parts = [join([one], NormConcat(joining.grid or 4)) for one in maps]
     a, b = (slice(None), 0, 0), (slice(None), 2, 1)
     similarities = [torch.cosine_similarity(part[a], part[b], dim=-1) for part in parts]
     close(torch.cosine_similarity(joined[a], joined[b], dim=-1), torch.stack(similarities).mean(0))
@@ -46,15 +57,15 @@ def test_similarity_of_a_normalised_concat_is_the_mean_of_the_parts(joining):
 
 def test_the_common_grid_is_the_first_parts_unless_given():
     maps = random_maps((4, 8), (6, 6))
-    assert join(maps, Joining()).shape == (2, 4, 4, 14)
-    assert join(maps[::-1], Joining()).shape == (2, 6, 6, 14)
-    assert join(maps, Joining("concat", 3)).shape == (2, 3, 3, 14)
+    assert join(maps, Concat()).shape == (2, 4, 4, 14)
+    assert join(maps[::-1], Concat()).shape == (2, 6, 6, 14)
+    assert join(maps, Concat(3)).shape == (2, 3, 3, 14)
     fine = maps[1].requires_grad_()
-    join([fine], Joining("concat", 3)).sum().backward()
+    join([fine], Concat(3)).sum().backward()
     assert fine.grad.min() > 0.05  # antialiased: no location is skipped
     constant = torch.full((1, 5, 5, 3), 2.0)
-    close(join([constant], Joining("concat", 7)), torch.full((1, 7, 7, 3), 2.0))
-    assert join([maps[0].half()], Joining("concat", 3)).dtype == torch.float16
+    close(join([constant], Concat(7)), torch.full((1, 7, 7, 3), 2.0))
+    assert join([maps[0].half()], Concat(3)).dtype == torch.float16
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -126,12 +137,16 @@ def test_a_representation_end_to_end(checkpoints):
     vision = build_representation(parse("clip@32+dinov2@48+noise@32"), registry)
     assert (vision.grid, vision.width) == ((4, 4), 96)
     image = Image.new("RGB", (40, 30), (200, 30, 90))
-    views = vision.views(image)
-    assert [tuple(view.shape) for view in views] == [(3, 32, 32), (3, 48, 48), (3, 32, 32)]
-    seeds = torch.tensor([content_seed(image)])
-    joined = vision.encode([view[None] for view in views], seeds)
-    assert joined.shape == (1, 4, 4, 96)
-    assert torch.equal(joined[..., :32], vision.parts[0].encode(views[0][None], seeds))
+    seen = vision.look([[image]])
+    assert [[tuple(view.shape) for view in part] for part in seen.views] == [
+        [(1, 3, 32, 32)],
+        [(1, 3, 48, 48)],
+        [(1, 3, 32, 32)],
+    ]
+    assert seen.seeds.tolist() == [content_seed(image)]
+    (joined,) = vision.features(seen)
+    assert joined.maps().shape == (1, 4, 4, 96)
+    assert torch.equal(joined.maps()[..., :32], vision.parts[0].encode(seen.views[0][0], seen.seeds))
     others = ["clip@32+dinov2@48+noise@32|normconcat", "dinov2@48+clip@32+noise@32", "clip@32+dinov2@32+noise@32"]
     fingerprints = {build_representation(parse(name), registry).fingerprint for name in others}
     assert len(fingerprints | {vision.fingerprint}) == 4

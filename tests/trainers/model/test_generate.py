@@ -14,7 +14,7 @@ import torch
 from support import tiny
 from support.tiny_models import ALL, parts
 from trainers.errors import TrainingError
-from trainers.model.generation import ends, prompt_batch, prompt_ids
+from trainers.model.generation import ends, prompt_batch, prompt_ids, visuals
 from trainers.model.loading import build_model
 from trainers.model.multimodal import MultimodalModel
 
@@ -68,12 +68,13 @@ def test_answers_are_greedy(folder: Path, llm: str, questions: Any) -> None:
     images, prompts = questions
     ended = 0
     for image, prompt, answer in zip(images, prompts, model.generate(images, prompts, 12), strict=True):
-        ids = prompt_ids(model, prompt, image is not None)
+        shown = visuals(image)
+        ids = prompt_ids(model, prompt, shown)
         said: list[int] = []
         while len(said) < 12 and said[-1:] != [2]:
-            batch = prompt_batch(model, [ids + said], [image])
+            batch = prompt_batch(model, [ids + said], [shown])
             with torch.no_grad():
-                logits = model.llm(inputs_embeds=model.embed(batch), attention_mask=batch.attention_mask).logits
+                logits = model.llm(**model.llm_inputs(batch), attention_mask=batch.attention_mask).logits
             said.append(int(logits[0, -1].argmax()))
         ended += said[-1] == 2
         assert model.tokenizer.decode(said, skip_special_tokens=True).strip() == answer
@@ -110,7 +111,7 @@ def test_a_prompt_has_as_many_images_as_it_shows(folder: Path) -> None:
     model = build_model(parts(folder))
     image = tiny.picture("red", 0)
     assert model.generate([image], ["<image>\nwhat is it ?"], 4) == model.generate([image], ["what is it ?"], 4)
-    assert prompt_ids(model, "<image> what", False) == prompt_ids(model, "unknown what", False)
+    assert prompt_ids(model, "<image> what", []) == prompt_ids(model, "unknown what", [])
     with pytest.raises(TrainingError, match="a prompt with 2 <image> for 1 image"):
         model.generate([image], ["<image> <image> what"], 4)
 
@@ -120,4 +121,4 @@ def test_a_prompts_length_is_that_of_its_positions(folder: Path, questions: Any)
     model = build_model(parts(folder, ALL))
     words = [model.prompt_length(None, prompt) for prompt in ("what is it ?", "what colour is the shape ?")]
     assert words[1] - words[0] == 2
-    assert model.prompt_length(tiny.picture("red", 0), "what is it ?") == words[0] + model.connector.tokens
+    assert model.prompt_length(tiny.picture("red", 0), "what is it ?") == words[0] + 4

@@ -11,7 +11,7 @@ import torch
 from support import tiny
 from support.tiny_models import ALL, parts
 from trainers.errors import TrainingError
-from trainers.model.generation import prompt_batch, prompt_ids
+from trainers.model.generation import prompt_batch, prompt_ids, visuals
 from trainers.model.loading import build_model
 from trainers.model.multimodal import MultimodalModel
 
@@ -33,11 +33,11 @@ def scrambled(folder: Path, llm: str, template: str) -> MultimodalModel:
 
 def by_hand(model: MultimodalModel, image: object, prompt: str, reply: str) -> tuple[float, bool]:
     """The product of the probabilities of the reply's words, each after all that was said before."""
-    ids, total, greedy = prompt_ids(model, prompt, image is not None), 0.0, True
+    ids, total, greedy = prompt_ids(model, prompt, visuals(image)), 0.0, True
     for word in reply.split():
-        batch = prompt_batch(model, [ids], [image])  # type: ignore[list-item]
+        batch = prompt_batch(model, [ids], [visuals(image)])
         with torch.no_grad():
-            logits = model.llm(inputs_embeds=model.embed(batch)).logits[0, -1].double().log_softmax(-1)
+            logits = model.llm(**model.llm_inputs(batch)).logits[0, -1].double().log_softmax(-1)
         token = model.tokenizer.convert_tokens_to_ids(word)
         total += float(logits[token])
         greedy &= int(logits.argmax()) == token

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.tiny_models import ALL, changed, parts, weights_of
-from trainers.errors import TrainingError
+from trainers.errors import SpaceError, TrainingError
 from trainers.model.loading import build_model, load_llm
 
 
@@ -57,3 +57,10 @@ def test_the_fingerprint_names_weights_and_how_they_are_used(folder: Path) -> No
             list(part.parameters())[-1].view(-1)[-1] += 1e-3
         prints.add(model.fingerprint)
     assert len(prints) == 10
+
+
+def test_a_connector_that_cannot_take_every_image_is_refused_at_once(folder: Path) -> None:
+    """Before any image is seen: what folds squares of cells needs them whole, whatever an image's proportions."""
+    with pytest.raises(SpaceError, match=r"'shuffle@2' folds .* a grid of 1 x 1; .* the framing 'native@2'"):
+        build_model(parts(folder, "clip@32|native|shuffle@2"))
+    build_model(parts(folder, "clip@32|native@2|shuffle@2"))

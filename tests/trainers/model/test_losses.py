@@ -46,7 +46,7 @@ def test_log_probabilities_are_the_loss(folder: Path, samples: Samples) -> None:
         values, mask = model.token_log_probs(batch)
         assert -float((values * mask).sum()) == pytest.approx(float(model(batch)), rel=1e-6)
         assert mask.sum() == (batch.labels != IGNORE_INDEX).sum() == 21
-        whole = model.llm(inputs_embeds=model.embed(batch), attention_mask=batch.attention_mask).logits.log_softmax(-1)
+        whole = model.llm(**model.llm_inputs(batch), attention_mask=batch.attention_mask).logits.log_softmax(-1)
     for row in range(3):  # by hand: the token at t + 1 from the logits at t
         for place in range(batch.input_ids.shape[1] - 1):
             target = int(batch.labels[row, place + 1])
@@ -71,13 +71,16 @@ def test_an_image_is_seen_where_its_mark_stands(folder: Path, samples: Samples) 
     model = build_model(parts(folder))
     batch = batcher(model, samples).batch([1, 7, 2])
     with torch.no_grad():
-        embedded, words = model.embed(batch), model.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
+        embedded = model.llm_inputs(batch)["inputs_embeds"]
+        words = model.llm.get_input_embeddings()(batch.input_ids.clamp(min=0))
     marks = batch.input_ids == IMAGE_ID
     assert torch.equal(embedded[~marks], words[~marks])
+    assert (batch.places[0].max(), batch.places[1].max(), batch.places[2].max()) == (0, -1, 1)
+    assert torch.equal(marks, batch.places >= 0)
     for row, sample in ((0, 1), (2, 2)):
         image = samples.image(sample)
         assert image is not None
-        torch.testing.assert_close(embedded[row][marks[row]], model.image_tokens([image])[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(embedded[row][marks[row]], model.image_tokens([image]).values, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("llm", ["llama", "qwen2"])

@@ -65,7 +65,7 @@ def measured(model: MultimodalModel, batch: Batch, stage: Stage) -> float:
 
 def content(batch: Batch) -> MicroBatch:
     predicted = int((batch.labels[:, 1:] != IGNORE_INDEX).sum())
-    return MicroBatch(batch.input_ids.numel(), len(batch.seeds), predicted)
+    return MicroBatch(batch.input_ids.numel(), len(batch.seen.layouts) if batch.seen else 0, predicted)
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])

@@ -88,7 +88,7 @@ def test_lora_takes_every_linear_layer_but_the_output(folder: Path) -> None:
 
 def test_what_cannot_be_trained_is_refused(folder: Path) -> None:
     model = build_model(parts(folder))
-    with pytest.raises(ConfigError, match="no part 'vison'; the parts are vision, connector, llm"):
+    with pytest.raises(ConfigError, match="no part 'vison'; the parts are vision, connector, fusion, llm"):
         model.tune({"vison": Tune()}, seed=0)
     with pytest.raises(ConfigError, match="every part is frozen"):
         model.tune({"connector": Tune()}, seed=0)
@@ -107,4 +107,4 @@ def test_what_cannot_be_trained_is_refused(folder: Path) -> None:
     fails("every part is frozen", train={})
     fails("connector has lr 0", train={"connector": {"mode": "full"}})
     fails("only features of frozen encoders can be cached", train={"vision": full}, cache_features=True)
-    fails("no part 'vison'; the parts are vision, connector, llm", train={"vison": full})
+    fails("no part 'vison'; the parts are vision, connector, fusion, llm", train={"vison": full})
