@@ -164,6 +164,18 @@ class Shared(StrictModel):
     root: Path
 
 
+class Planned(StrictModel):
+    """What a plan expects of a stage, to be logged beside what it took.
+
+    Attributes:
+        hours: of the whole stage.
+        memory_gb: of one process.
+    """
+
+    hours: float
+    memory_gb: float
+
+
 class Job(StrictModel):
     """A stage of training one candidate.
 
@@ -179,6 +191,7 @@ class Job(StrictModel):
         index: folder of the indices of manifests; the stage's own where it is not given.
         store: the work store that shares the work folder.
         labels: written beside checkpoints, such as the MLflow run and the trial.
+        planned: what a plan expects of the stage.
     """
 
     parts: Parts
@@ -192,6 +205,7 @@ class Job(StrictModel):
     index: Path | None = None
     store: Shared | None = None
     labels: dict[str, str] = {}
+    planned: Planned | None = None
 
     @property
     def digest(self) -> str:

@@ -25,7 +25,7 @@ from trainers.data.manifest import conversation, open_manifest
 from trainers.encoders import Encoder, load_registry, make_encoder
 from trainers.encoders.joined import VisionRepresentation
 from trainers.errors import ConfigError, DataError, TrainingError
-from trainers.job import Expect, Stage
+from trainers.job import Expect, Planned, Stage
 from trainers.model.flops import ModelShape, forward_flops, training_flops
 from trainers.model.loading import llm_config, llm_shape
 from trainers.model.memory import MicroBatch, choose_recompute, stage_memory
@@ -135,7 +135,9 @@ def plan(config: StudyConfig, budget: int) -> Plan:
         ConfigError: the shape of a model or the size of a data set is not known.
         SpaceError: there is no such encoder.
     """
-    planner = _Planner(config)
+    if config.file.training is None:
+        raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")
+    planner = _Planner(config.file.training, config.path.parent)
     candidates = tuple(planner.candidate(one) for one in planner.training.representations)
     hours = sorted((one.finetune_hours for one in candidates), reverse=True)
     samples = {data: expected.samples for data, expected in planner.expected.items()}
@@ -155,6 +157,21 @@ def plan(config: StudyConfig, budget: int) -> Plan:
     )
 
 
+def plan_finetune(training: TrainingConfig, home: Path, representation: Representation) -> Planned | None:
+    """What stage 2 of one candidate takes; None where the shape of a model or the size of a data set is not known.
+
+    Args:
+        training: the `training` part of a study file.
+        home: folder of the study file.
+        representation: the candidate.
+    """
+    try:
+        work = _Planner(training, home).candidate(representation).finetune
+    except ConfigError:
+        return None
+    return Planned(hours=work.hours, memory_gb=work.memory_gb)
+
+
 class _Planner:
     """What all candidates of a study have in common, and what each takes.
 
@@ -165,10 +182,8 @@ class _Planner:
         expected: size of each manifest.
     """
 
-    def __init__(self, config: StudyConfig) -> None:
-        if config.file.training is None:
-            raise ConfigError(f"study {config.file.name!r} looks its finetunes up in a table; there is nothing to plan")
-        self.training, home = config.file.training, config.path.parent
+    def __init__(self, training: TrainingConfig, home: Path) -> None:
+        self.training = training
         self.hardware = self.training.hardware or this_machine()
         self._llm_config = _llm_config(self.training.llm, home)
         self.llm = ModelShape.of_llm(llm_shape(self._llm_config))

@@ -23,11 +23,13 @@ import torch
 from acsearch.config.study_file import StudyConfig
 from acsearch.runners.base import CandidateScores, Measurement, Observation, Progress
 from acsearch.runners.measurements import Measurements
+from acsearch.runners.plan import plan_finetune
 from acsearch.runners.score_request import Score, ScoreRequest
 from acsearch.runners.work_folder import WorkFolder
 from evals.benchmarks import benchmark
 from evals.launch import evaluate_result
 from evals.request import EvaluationRequest
+from trainers.checkpoints.commit import RESULT, committed
 from trainers.checkpoints.work_store import Store, open_store
 from trainers.job import Job
 from trainers.model.loading import METRICS
@@ -109,7 +111,10 @@ class _Steps:
 
     def finetuned(self, labels: dict[str, str]) -> Path:
         """Stage 2."""
-        job = self._folder.finetune_job(self._representation).model_copy(update={"labels": labels})
+        job, folder = self._folder.finetune_job(self._representation), self._folder.stage
+        if not committed(folder(job) / RESULT):
+            planned = plan_finetune(self._training, self._folder.home, self._representation)
+            job = job.model_copy(update={"labels": labels, "planned": planned})
         return self._train(job, "finetune")
 
     def _train(self, job: Job, what: str) -> Path:

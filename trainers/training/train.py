@@ -386,6 +386,10 @@ class _Run:
             if self.peak:
                 peak = self.peak * self.accelerator.num_processes * taken
                 metrics |= {"mfu": flops / peak, "hfu": self._flops(samples, tokens, recomputed=True) / peak}
+        planned = self.job.planned
+        if planned and progress.step == self.schedule.steps:
+            metrics |= {"hours": progress.seconds / 3600, "planned_hours": planned.hours}
+            metrics["planned_memory_gb"] = planned.memory_gb  # beside peak_memory_gb
         self.metrics_log.write(progress.step, metrics)
 
 

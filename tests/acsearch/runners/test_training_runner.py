@@ -94,6 +94,8 @@ def test_the_record_has_its_training_and_its_champion(undisturbed: tuple[Path, d
         losses = client.get_metric_history(one["run"], "train/loss")
         assert [point.step for point in losses] == list(range(1, 7))  # 24 samples in batches of 4, each step once
         recorded = client.get_run(one["run"]).data.metrics
+        assert {"train/hours", "train/peak_memory_gb", "train/planned_memory_gb"} <= set(recorded)
+        assert 0 < recorded["train/planned_hours"] < 1
         assert recorded["bench/micro_attribute"] == one["scores"]["micro_attribute"]
     champion = client.get_model_version_by_alias("acsearch-tiny", "champion")
     best = max(shown["finetunes"], key=lambda one: one["objective"])
