@@ -29,7 +29,7 @@ OTHERS = {
 }
 
 CONTROLLER = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 from acsearch.config.study_file import load_study
@@ -51,8 +51,9 @@ observation = runner.finetune(2, 0, None, Progress())
 assert "lmms_eval" not in sys.modules
 import torch
 assert not torch.cuda.is_initialized()
+peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss would count who started this
 print(json.dumps([scores.alignment, scores.correspondence, observation.scores, observation.errors, Progress.said,
-                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
+                  int(peak) / 1e6]))
 """
 
 
